@@ -1,0 +1,101 @@
+# `make` alone prints the help. Every target first does whatever set-up is missing, and says so.
+
+PY := .venv/bin/python
+STACK := $(PY) -m stack
+# Start the servers that a command needs if they do not run yet, and stop afterwards those that this started.
+WITH_REDIS := $(STACK) exec --with redis --
+WITH_BOTH := $(STACK) exec --with redis,mlflow --
+
+export DO_NOT_TRACK := 1
+export FEAST_USAGE := False
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock run test lint format up down status ingest apply materialize backfill train score drift serve \
+	bench airflow feast clean
+
+# A prerequisite `needs.NAME` stops with a message, before anything else is done, unless the variable is given.
+needs.%:
+	@test -n "$($*)" || { echo "make $(MAKECMDGOALS): $*= is missing; \`make help\` says what it means" >&2; exit 2; }
+
+help: ## This text
+	@echo "delivery-eta. The two commands to begin with: make run, make test"
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Begin here
+setup: ## Make .venv with the pinned packages (PYTHON=python3.11 chooses the interpreter)
+	@scripts/setup
+
+run: setup ## The whole loop once: orders, features, model, service, drift (ORDERS=file MAPPING=mapping.yaml: yours)
+	@$(STACK) run $(if $(ORDERS),--orders "$(ORDERS)") $(if $(MAPPING),--mapping "$(MAPPING)")
+
+test: setup ## All tests (ARGS="tests/stack -k redis": some)
+	@$(PY) -m pytest $(ARGS)
+
+##@ The system, running on its own
+up: setup ## Start Redis, MLflow, serving, Airflow and the live orders; print addresses and login
+	@$(STACK) up
+
+down: setup ## Stop exactly what `up` started
+	@$(STACK) down
+
+status: setup ## What runs, where, and with how much memory
+	@$(STACK) status
+
+##@ Its steps, one by one (times are full hours, as 2026-01-31T14:00Z)
+ingest: needs.ORDERS needs.MAPPING setup ## Bring orders in: ORDERS=file, glob or database URL, MAPPING=mapping.yaml
+	@$(PY) -m feature_repo.orders "$(ORDERS)" "$(MAPPING)"
+
+apply: setup ## Register the feature definitions
+	@$(WITH_REDIS) $(PY) -m feature_repo apply
+
+backfill: needs.START needs.END setup ## Compute the features of a span of hours: START= END=
+	@$(WITH_REDIS) $(PY) -m feature_repo backfill "$(START)" "$(END)"
+
+materialize: needs.START needs.END setup ## Copy the feature rows of a span of time into Redis: START= END=
+	@$(WITH_REDIS) $(PY) -m feature_repo materialize "$(START)" "$(END)"
+
+train: setup ## Train, evaluate, gate and register a model: AS_OF= (default: the last full hour)
+	@$(WITH_BOTH) $(PY) -m training run $(if $(AS_OF),--as-of "$(AS_OF)")
+
+serve: setup ## The prediction API in the foreground, at ETA_SERVING_PORT (8000)
+	@$(WITH_BOTH) $(PY) -m serving
+
+score: needs.START needs.END setup ## Score the orders of a span of time with the champion: START= END=
+	@$(WITH_BOTH) $(PY) -m serving.batch "$(START)" "$(END)"
+
+drift: needs.START needs.END setup ## Compare served features and errors with the training reference: START= END=
+	@$(WITH_BOTH) $(PY) -m monitoring "$(START)" "$(END)"
+
+airflow: needs.ARGS setup ## Airflow's own command line on this installation: ARGS="dags list"
+	@$(STACK) airflow $(ARGS)
+
+feast: needs.ARGS setup ## Feast's own command line on this installation: ARGS="feature-views list"
+	@$(WITH_REDIS) .venv/bin/feast -c feature_repo $(ARGS)
+
+##@ Work on the code
+lint: setup ## Check style and types; writes nothing
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+format: setup ## Rewrite the code in the house style
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+bench: setup ## Run a benchmark: NAME=
+	@test -n "$(NAME)" || { echo "make bench needs NAME, one of:" $(basename $(notdir $(filter-out %/__init__.py %/harness.py,$(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	@$(PY) -m benchmarks.$(NAME)
+
+lock: setup ## Pin every dependency again, with hashes (ARGS=--upgrade: newest versions)
+	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev --extra compose \
+		pyproject.toml --output-file requirements.lock --custom-compile-command "make lock" $(ARGS)
+	@echo uv | .venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate \
+		- --output-file requirements-bootstrap.txt --custom-compile-command "make lock" $(ARGS)
+	@git --no-pager diff --stat -- requirements.lock requirements-bootstrap.txt
+
+clean: ## Stop the servers, then remove data/ and the caches; .venv and .env stay
+	@if [ -x $(PY) ]; then $(STACK) clean; else echo "clean: nothing is set up"; fi
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build
