@@ -1,0 +1,166 @@
+"""One settings object, read from `ETA_*` variables and an optional `.env` file at the repository's root.
+
+Every path hangs off `data_dir` and every address off a port, so a second, independent installation
+(a test, another checkout) needs only another `ETA_DATA_DIR` and other ports.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+DEVELOPMENT_API_KEY = "development-only"
+
+
+class Settings(BaseSettings):
+    """All that can differ between two installations.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        A variable has the wrong type, or a secret has its development default outside development.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="ETA_", env_file=ROOT / ".env", extra="ignore", populate_by_name=True, frozen=True
+    )
+
+    environment: Literal["development", "production"] = "development"
+    data_dir: Path = ROOT / "data"
+
+    # Time: see docs/architecture.md, "What is known when".
+    lateness_horizon_hours: int = Field(default=72, ge=1)
+    publication_delay_minutes: int = Field(default=10, ge=0, lt=60)
+
+    # Addresses. All servers listen on `host`, loopback unless changed.
+    host: str = "127.0.0.1"
+    redis_port: int = 6390
+    mlflow_port: int = 5050
+    serving_port: int = 8000
+    airflow_port: int = 8080
+    redis_url_override: str | None = Field(
+        default=None, validation_alias=AliasChoices("ETA_REDIS_URL", "REDIS_URL", "redis_url_override")
+    )
+    mlflow_tracking_uri_override: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ETA_MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI", "mlflow_tracking_uri_override"),
+    )
+    feast_registry_url_override: str | None = Field(
+        default=None, validation_alias=AliasChoices("ETA_FEAST_REGISTRY_URL", "feast_registry_url_override")
+    )
+
+    # Training: gate thresholds other than the model's own, since what error is good depends on the noise of a market.
+    # JSON, by model and gate: ETA_GATE_THRESHOLDS='{"delivery_time": {"validation_mae": 13}}'
+    gate_thresholds: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+    # Serving.
+    api_key: SecretStr = SecretStr(DEVELOPMENT_API_KEY)
+    champion_poll_seconds: float = Field(default=5.0, gt=0)
+    online_timeout_ms: int = Field(default=50, gt=0)
+    model_dir_override: Path | None = Field(
+        default=None, validation_alias=AliasChoices("ETA_MODEL_DIR", "model_dir_override")
+    )
+
+    # Alerts: always to the log; also by mail and webhook where configured.
+    alert_emails: str = ""
+    smtp_host: str = ""
+    smtp_port: int = 25
+    smtp_from: str = "delivery-eta@localhost"
+    webhook_url: str = ""
+
+    @model_validator(mode="after")
+    def _refuse_default_secrets_in_production(self) -> Settings:
+        if self.environment == "production" and self.api_key.get_secret_value() == DEVELOPMENT_API_KEY:
+            raise ValueError("ETA_API_KEY has its development default: set it to a secret of your own in production")
+        return self
+
+    # Where things are kept.
+    @property
+    def landing_orders(self) -> Path:
+        return self.data_dir / "landing" / "orders"
+
+    @property
+    def staging(self) -> Path:
+        return self.data_dir / "staging"
+
+    @property
+    def orders(self) -> Path:
+        return self.data_dir / "lake" / "orders"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.data_dir / "lake" / "quarantine"
+
+    @property
+    def tiles(self) -> Path:
+        return self.data_dir / "lake" / "tiles"
+
+    @property
+    def features(self) -> Path:
+        return self.data_dir / "lake" / "features"
+
+    @property
+    def predictions(self) -> Path:
+        return self.data_dir / "lake" / "predictions"
+
+    @property
+    def datasets(self) -> Path:
+        return self.data_dir / "datasets"
+
+    @property
+    def reports(self) -> Path:
+        return self.data_dir / "reports"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.data_dir / "run"
+
+    @property
+    def airflow_home(self) -> Path:
+        return self.data_dir / "airflow"
+
+    @property
+    def mlflow_dir(self) -> Path:
+        return self.data_dir / "mlflow"
+
+    # Addresses.
+    @property
+    def redis_url(self) -> str:
+        return self.redis_url_override or f"redis://{self.host}:{self.redis_port}/0"
+
+    @property
+    def mlflow_tracking_uri(self) -> str:
+        return self.mlflow_tracking_uri_override or f"http://{self.host}:{self.mlflow_port}"
+
+    @property
+    def serving_url(self) -> str:
+        return f"http://{self.host}:{self.serving_port}"
+
+    @property
+    def airflow_url(self) -> str:
+        return f"http://{self.host}:{self.airflow_port}"
+
+    @property
+    def feast_registry_url(self) -> str:
+        return self.feast_registry_url_override or f"sqlite:///{self.data_dir / 'feast' / 'registry.db'}"
+
+    # Durations.
+    @property
+    def lateness_horizon(self) -> timedelta:
+        return timedelta(hours=self.lateness_horizon_hours)
+
+    @property
+    def publication_delay(self) -> timedelta:
+        return timedelta(minutes=self.publication_delay_minutes)
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings, read once. Tests call `get_settings.cache_clear()` after changing the environment."""
+    return Settings()

@@ -1,0 +1,52 @@
+"""Settings: defaults work in development, and production refuses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from config import Settings
+
+
+def test_development_runs_without_any_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_URL", "ETA_REDIS_URL", "MLFLOW_TRACKING_URI", "ETA_MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    settings = Settings(_env_file=None)
+    assert settings.redis_url == "redis://127.0.0.1:6390/0"
+    assert settings.mlflow_tracking_uri == "http://127.0.0.1:5050"
+
+
+def test_production_refuses_the_default_api_key() -> None:
+    with pytest.raises(ValidationError, match="ETA_API_KEY has its development default"):
+        Settings(_env_file=None, environment="production")
+
+
+def test_production_accepts_a_secret_of_its_own() -> None:
+    settings = Settings(_env_file=None, environment="production", api_key="a-long-secret")
+    assert settings.api_key.get_secret_value() == "a-long-secret"
+
+
+def test_secrets_do_not_show_in_the_representation() -> None:
+    assert "a-long-secret" not in repr(Settings(_env_file=None, api_key="a-long-secret"))
+
+
+@pytest.mark.parametrize("name", ["ETA_REDIS_URL", "REDIS_URL"])
+def test_redis_url_can_be_overridden_by_either_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv("ETA_REDIS_URL", raising=False)
+    monkeypatch.setenv(name, "redis://elsewhere:1/2")
+    assert Settings(_env_file=None).redis_url == "redis://elsewhere:1/2"
+
+
+def test_every_path_hangs_off_the_data_directory(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path)
+    names = [*Settings.model_fields, *(name for name, kind in vars(Settings).items() if isinstance(kind, property))]
+    paths = [value for name in names if isinstance(value := getattr(settings, name), Path)]
+    assert len(paths) > 10
+    assert all(path.is_relative_to(tmp_path) for path in paths)
+
+
+def test_importing_settings_makes_nothing(tmp_path: Path) -> None:
+    Settings(_env_file=None, data_dir=tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
