@@ -1,0 +1,1 @@
+"""A seeded delivery marketplace that writes order files and nothing else."""
