@@ -1,0 +1,165 @@
+"""Tables of Parquet files, one file per UTC day, in which a window of time is replaced atomically.
+
+Everything that the pipelines keep (orders, quarantine, tiles, feature rows, predictions) is such a table, so that
+idempotence, atomicity and pruning are solved once: `replace` writes beside and renames, and writing the same rows
+twice gives the same content.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from feature_repo.window import DAY, Window
+
+TIMESTAMP = pl.Datetime("us", "UTC")
+"""Microseconds: with nanoseconds, the pandas default, Feast's materialisation raises."""
+
+
+class CorruptPartition(ValueError):
+    """A partition file cannot be read or has another schema than its table; the message names the file."""
+
+
+class PartitionedTable:
+    """A directory of `day=YYYY-MM-DD/rows.parquet` files.
+
+    Parameters
+    ----------
+    root : Path
+        Its directory; made by the first write.
+    time_column : str
+        The column of type `TIMESTAMP` that decides a row's partition.
+    schema : mapping of str to polars data type
+        Names and types of all columns, in order.
+    sort_by : sequence of str
+        Columns that order the rows of a file; together they should identify a row.
+    """
+
+    def __init__(self, root: Path, time_column: str, schema: Mapping[str, pl.DataType], sort_by: Sequence[str]) -> None:
+        self.root = root
+        self.time_column = time_column
+        self.schema = pl.Schema(schema)
+        self.sort_by = list(sort_by)
+
+    def file(self, day: datetime) -> Path:
+        """Where the rows of one UTC day are kept."""
+        return self.root / f"day={day:%Y-%m-%d}" / "rows.parquet"
+
+    def files(self, window: Window | None = None) -> list[Path]:
+        """The existing files, oldest first; only those of the days that `window` touches, if one is given."""
+        if window is None:
+            return sorted(self.root.glob("day=*/rows.parquet"))
+        return [path for day in window.days() if (path := self.file(day)).exists()]
+
+    def scan(self, window: Window | None = None) -> pl.LazyFrame:
+        """The rows of `window` (all rows without one), lazily.
+
+        Raises
+        ------
+        CorruptPartition
+            A file is damaged or has another schema.
+        """
+        files = self.files(window)
+        for path in files:
+            self._check(path)
+        frame = pl.scan_parquet(files, hive_partitioning=False) if files else pl.LazyFrame(schema=self.schema)
+        if window is None:
+            return frame
+        return frame.filter(pl.col(self.time_column).is_between(window.start, window.end, closed="left"))
+
+    def read(self, window: Window | None = None) -> pl.DataFrame:
+        """The rows of `window` (all rows without one), ordered by `sort_by`."""
+        return self.scan(window).sort(self.sort_by).collect()
+
+    def replace(self, window: Window, frame: pl.DataFrame) -> int:
+        """Make `frame` the rows of `window`, and return their number. Rows outside of the window are untouched.
+
+        Each day's file changes in one rename. A process killed between two days leaves whole files, old and new, and
+        running the step again completes it.
+
+        Raises
+        ------
+        ValueError
+            A row of `frame` lies outside of the window, or a column is missing or has another type.
+        """
+        rows = self._conform(frame)
+        times = rows[self.time_column]
+        if rows.height and (times.null_count() or times.min() < window.start or times.max() >= window.end):  # type: ignore[operator]
+            span = " to ".join(str(bound) for bound in (times.min(), times.max()))
+            raise ValueError(
+                f"{self.root.name}: rows from {span} ({times.null_count()} without a time) "
+                f"do not fit into the window {window}"
+            )
+        with self._locked():
+            for day in window.days():
+                part = Window(max(day, window.start), min(day + DAY, window.end))
+                inside = pl.col(self.time_column).is_between(part.start, part.end, closed="left")
+                path = self.file(day)
+                kept = [self._load(path).filter(~inside)] if path.exists() else []
+                content = pl.concat([*kept, rows.filter(inside)])
+                if content.height:
+                    self._write(path, content.sort(self.sort_by))
+                else:
+                    path.unlink(missing_ok=True)
+        return rows.height
+
+    def content_hash(self, window: Window | None = None) -> str:
+        """SHA-256 of the rows, whatever files they are in: equal if and only if the content is equal."""
+        digest = hashlib.sha256()
+        digest.update(repr(list(self.schema.items())).encode())
+        for column in self.read(window).iter_columns():
+            digest.update(column.rechunk().to_frame().write_ipc(None, compat_level=pl.CompatLevel.oldest()).getvalue())
+        return digest.hexdigest()
+
+    def _conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+        missing = [name for name in self.schema if name not in frame.columns]
+        if missing:
+            raise ValueError(f"{self.root.name}: columns {missing} are missing")
+        rows = frame.select(list(self.schema))
+        wrong = {name: (rows.schema[name], kind) for name, kind in self.schema.items() if rows.schema[name] != kind}
+        if wrong:
+            raise ValueError(f"{self.root.name}: wrong column types (found, expected): {wrong}")
+        return rows
+
+    def _check(self, path: Path) -> None:
+        try:
+            found = pl.read_parquet_schema(path)
+        except (pl.exceptions.ComputeError, OSError) as error:
+            raise CorruptPartition(f"{path} cannot be read ({error}): restore it or run its backfill again") from error
+        if dict(found) != dict(self.schema):
+            wrong = {
+                name: (found.get(name), self.schema.get(name))
+                for name in [*self.schema, *found]
+                if found.get(name) != self.schema.get(name)
+            }
+            raise CorruptPartition(f"{path} has another schema than its table (found, expected): {wrong}")
+
+    def _load(self, path: Path) -> pl.DataFrame:
+        self._check(path)
+        return pl.read_parquet(path, hive_partitioning=False).select(list(self.schema))
+
+    def _write(self, path: Path, content: pl.DataFrame) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".rows-", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            content.write_parquet(temporary, compression="zstd", statistics=True)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,70 @@
+"""One run at a time: a lock file per installation, with the name of whoever holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from config import Settings
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 600.0
+POLL_SECONDS = 0.2
+
+
+class AnotherRunHolds(RuntimeError):
+    """Another process has held the lock for too long; the message names it."""
+
+
+@contextmanager
+def exclusive(settings: Settings, name: str, purpose: str, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    """Hold a lock while the block runs. The operating system frees it when the process dies.
+
+    Parameters
+    ----------
+    settings : Settings
+    name : str
+        Which lock; locks of different names are independent.
+    purpose : str
+        What this process does, for the message that another one shows while it waits.
+    wait_seconds : float
+        How long to wait for another holder.
+
+    Raises
+    ------
+    AnotherRunHolds
+        It still has the lock after that time.
+    """
+    settings.staging.mkdir(parents=True, exist_ok=True)
+    path = settings.staging / f".{name}.lock"
+    with path.open("a+") as file:
+        _acquire(file, name, wait_seconds)
+        file.truncate(0)
+        file.write(f"process {os.getpid()}: {purpose}")
+        file.flush()
+        yield
+
+
+def _acquire(file: TextIO, name: str, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
+    told = False
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "a process that has just started"
+        if time.monotonic() >= deadline:
+            raise AnotherRunHolds(
+                f"another run holds the {name} lock after {wait_seconds:.0f} s ({holder}): wait for it, or end it"
+            )
+        if not told:
+            logger.warning("another run holds the %s lock (%s): waiting for it", name, holder)
+            told = True
+        time.sleep(POLL_SECONDS)
