@@ -1,0 +1,184 @@
+"""The YAML file that says how somebody's orders become canonical ones; its reference is in docs/orders.md."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from feature_repo.orders.schema import LANDING_SCHEMA
+
+SQLValue = str | bool | int | float | None
+"""The name of a source column, a SQL expression over source columns, or a constant."""
+
+REQUIRED_IN_MAPPING = ("order_id", "restaurant_id", "placed_at")
+UNIX_FORMATS = ("unix", "unix_ms")
+
+
+class MappingError(ValueError):
+    """A mapping, or the orders it is applied to, cannot be used; the message names the field and what to do."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` when a known name is close, else nothing."""
+    folded = {other.casefold(): other for other in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return f" Did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def _canonical(name: str) -> str:
+    if name not in LANDING_SCHEMA:
+        raise ValueError(
+            f"{name!r} is not a canonical column.{suggest(name, LANDING_SCHEMA)} Known: {[*LANDING_SCHEMA]}"
+        )
+    return name
+
+
+def _zone(name: str) -> str:
+    try:
+        return ZoneInfo(name).key
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{name!r} is no time zone; write one like 'UTC' or 'Europe/Paris'") from error
+
+
+def _format(text: str) -> str:
+    if text not in UNIX_FORMATS and "%" not in text:
+        raise ValueError(f"{text!r} is no time format; write one like '%d.%m.%Y %H:%M', or one of {UNIX_FORMATS}")
+    return text
+
+
+Column = Annotated[str, AfterValidator(_canonical)]
+Columns = dict[Column, SQLValue]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Read(_Model):
+    """Where the rows are and in which form."""
+
+    format: Literal["csv", "parquet", "sql"]
+    delimiter: str | None = None
+    quote: str | None = None
+    encoding: str = "utf-8"
+    null_values: list[str] = Field(default_factory=lambda: [""])
+    table: str | None = None
+    query: str | None = None
+
+    @model_validator(mode="after")
+    def _options_fit_the_format(self) -> Read:
+        if self.format == "sql" and (self.table is None) == (self.query is None):
+            raise ValueError("format sql needs either `table` or `query`")
+        if self.format != "sql" and (self.table or self.query):
+            raise ValueError(f"`table` and `query` belong to format sql, not {self.format}")
+        if self.format != "csv" and self.model_fields_set & {"delimiter", "quote", "encoding", "null_values"}:
+            raise ValueError("`delimiter`, `quote`, `encoding` and `null_values` belong to format csv")
+        return self
+
+
+class Time(_Model):
+    """How times without a zone are meant, and how text becomes a time."""
+
+    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    formats: list[Annotated[str, AfterValidator(_format)]] = Field(default_factory=list)
+
+
+class Version(_Model):
+    """One of several versions that a source row stands for."""
+
+    name: str
+    where: str | None = None
+    unknown: list[Column] = Field(default_factory=list)
+    columns: Columns = Field(default_factory=dict)
+
+
+class Quarantine(_Model):
+    """How many unreadable rows are tolerated."""
+
+    max_share: float = Field(default=0.2, ge=0, le=1)
+
+
+class Mapping(_Model):
+    """A whole mapping file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    read: Read
+    columns: Columns
+    time: Annotated[Time, BeforeValidator(lambda value: {} if value is None else value)] = Field(default_factory=Time)
+    where: str | None = None
+    versions: list[Version] = Field(default_factory=list)
+    quarantine: Quarantine = Field(default_factory=Quarantine)
+    gate_thresholds: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """By model and gate: what `ETA_GATE_THRESHOLDS` should be for this data. `make run` uses it."""
+
+    @model_validator(mode="after")
+    def _required_columns_are_mapped(self) -> Mapping:
+        missing = [name for name in REQUIRED_IN_MAPPING if self.columns.get(name) is None]
+        if missing:
+            raise ValueError(f"columns: {missing} must be mapped, every order has them")
+        names = [version.name for version in self.versions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"versions: the names {names} are not distinct")
+        if self.name == "simulator":
+            raise ValueError("name: 'simulator' is taken by the simulator, choose another")
+        return self
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without repeated keys: of two lines that map the same column, one would silently be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise yaml.constructor.ConstructorError(None, None, f"the keys {repeated} are repeated", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_mapping(path: Path) -> Mapping:
+    """Read and check a mapping file.
+
+    Raises
+    ------
+    MappingError
+        The file is absent, is not YAML, or has a wrong or unknown field; the message lists all of them.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except FileNotFoundError as error:
+        raise MappingError(f"{path}: there is no such mapping file; examples/ has some to start from") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise MappingError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise MappingError(f"{path} holds no mapping: it needs at least `name`, `read` and `columns`")
+    try:
+        return Mapping.model_validate(content)
+    except ValidationError as error:
+        raise MappingError("\n".join([f"{path} is not a usable mapping:", *_problems(error)])) from error
+
+
+def _problems(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown field.{suggest(str(problem['loc'][-1]), _fields_beside(problem['loc']))}"
+        lines.append(f"  {place}: {message}" if place else f"  {message}")
+    return lines
+
+
+def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
+    models: dict[Any, type[BaseModel]] = {
+        "read": Read,
+        "time": Time,
+        "versions": Version,
+        "quarantine": Quarantine,
+    }
+    return list((models.get(location[0], Mapping) if len(location) > 1 else Mapping).model_fields)

@@ -1,0 +1,73 @@
+"""What a validation found, rule by rule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from config import Settings
+from feature_repo.orders.landing import write_atomically
+
+Severity = Literal["reject", "warn", "stop"]
+"""`reject`: the rows go to the quarantine. `warn`: people are told. `stop`: the whole batch is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleResult:
+    """One rule on one batch.
+
+    Attributes
+    ----------
+    rule : str
+    severity : {"reject", "warn", "stop"}
+    passed : bool
+    observed : str or number
+        What was found.
+    threshold : str or number
+        What was allowed.
+    failed_rows : int
+    reason : str
+        One sentence; for a rule that could not be applied, why it passed.
+    """
+
+    rule: str
+    severity: Severity
+    passed: bool
+    observed: str | float | int
+    threshold: str | float | int
+    failed_rows: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """All rules of a suite on one batch."""
+
+    suite: str
+    window_slug: str
+    row_count: int
+    rejected_count: int
+    results: list[RuleResult] = field(default_factory=list)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a rule refuses the whole batch."""
+        return any(not result.passed for result in self.results if result.severity == "stop")
+
+    @property
+    def failures(self) -> list[RuleResult]:
+        """The rules that did not pass, the gravest first."""
+        order = {"stop": 0, "reject": 1, "warn": 2}
+        return sorted((result for result in self.results if not result.passed), key=lambda one: order[one.severity])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report with JSON types."""
+        return {**asdict(self), "stopped": self.stopped}
+
+    def write(self, settings: Settings) -> Path:
+        """Keep the report as `<reports>/quality/<suite>/<window>.json`, in one rename."""
+        path = settings.reports / "quality" / self.suite / f"{self.window_slug}.json"
+        write_atomically(path, json.dumps(self.to_dict(), indent=2) + "\n")
+        return path
