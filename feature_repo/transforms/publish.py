@@ -1,0 +1,111 @@
+"""Making computed tiles and rows the ones that count, so that a kill at any point leaves nothing that misleads.
+
+Every table changes file by file in single renames. What ties them together is the coverage: hours whose files are
+being replaced by other content are taken out of it first and put back last.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import polars as pl
+
+from config import Settings
+from feature_repo.transforms.compute import forget_states, keep_states, row_window
+from feature_repo.transforms.coverage import (
+    Coverage,
+    HistoryChanged,
+    read_coverage,
+    require_history,
+    write_coverage,
+)
+from feature_repo.transforms.tables import feature_table, tile_table
+from feature_repo.transforms.views import TRANSFORMS
+from feature_repo.window import Window
+
+logger = logging.getLogger(__name__)
+
+
+def publish(
+    window: Window,
+    tiles: Mapping[str, pl.DataFrame],
+    rows: Mapping[str, pl.DataFrame],
+    settings: Settings,
+    rewrites_seen: int,
+) -> None:
+    """Replace the window's tiles and rows. One process at a time.
+
+    Parameters
+    ----------
+    window : Window
+    tiles, rows : mapping of str to polars.DataFrame
+        By view, as `compute` returns them.
+    settings : Settings
+    rewrites_seen : int
+        How often tiles had been rewritten when these rows were computed (`rewrites`).
+
+    Raises
+    ------
+    HistoryMissing
+        Hours before the window are not computed any longer.
+    HistoryChanged
+        Earlier tiles were replaced by other ones since.
+    """
+    before = require_history(window, settings)
+    if before is not None and any(hour < window.start for hour in before.rewritten[rewrites_seen:]):
+        raise HistoryChanged(f"earlier tiles changed since the rows of {window} were computed: compute them again")
+    changes = before is not None and _changes(window, before, tiles, settings)
+    if before is not None and changes:
+        shorter = Coverage(
+            before.start, max(before.start, min(before.until, window.start)), (*before.rewritten, window.start)
+        )
+        write_coverage(shorter, settings)
+        _warn_of_stale_rows(window, before)
+    if changes or before is None or window.start >= before.until:
+        forget_states(window, settings)
+    for view, transform in TRANSFORMS.items():
+        tile_table(transform, settings).replace(window, tiles[view])
+        feature_table(transform, settings).replace(row_window(window), rows[view])
+    keep_states(window, settings)
+    write_coverage(_after(window, before, changes), settings)
+
+
+def rewrites(settings: Settings) -> int:
+    """How often tiles have been replaced by other ones so far."""
+    coverage = read_coverage(settings)
+    return len(coverage.rewritten) if coverage else 0
+
+
+def _changes(window: Window, before: Coverage, tiles: Mapping[str, pl.DataFrame], settings: Settings) -> bool:
+    """Whether tiles that are covered already get another content, or new ones come before them all."""
+    if window.start < before.start:
+        return True
+    if window.start >= before.until:
+        return False
+    known = Window(window.start, min(window.end, before.until))
+    for view, transform in TRANSFORMS.items():
+        table = tile_table(transform, settings)
+        new = tiles[view].filter(pl.col(table.time_column) < known.end).sort(table.sort_by)
+        if not table.read(known).equals(new):
+            return True
+    return False
+
+
+def _after(window: Window, before: Coverage | None, changes: bool) -> Coverage:
+    if before is None:
+        return Coverage(window.start, window.end)
+    if changes:
+        return Coverage(min(before.start, window.start), window.end, (*before.rewritten, window.start))
+    return Coverage(before.start, max(before.until, window.end), before.rewritten)
+
+
+def _warn_of_stale_rows(window: Window, before: Coverage) -> None:
+    if window.end < before.until:
+        logger.warning(
+            "the tiles of %s change: the rows after them no longer follow from the tiles. Run "
+            "`python -m feature_repo recompute %s %s`",
+            window,
+            window.end.isoformat(),
+            before.until.isoformat(),
+        )

@@ -1,0 +1,235 @@
+"""The words in which a view's transform is written: measures of facts, summed over windows, finished into features.
+
+A *measure* turns facts into integers that add up; hourly tiles keep the sums. A *running value* is one such sum over a
+window that ends now, or over all time. A *feature* is a finishing expression of running values. So `mean(VALUE, WEEK)`
+says both what the tiles must keep and how to read it.
+
+Examples
+--------
+>>> week_mean = mean(Measure("delivery", "delivered", "delivery_seconds", per_unit=60), timedelta(days=7))
+>>> [running.column for running in week_mean.uses]
+['delivery_count_168h', 'delivery_sum_168h']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import ibis
+import ibis.expr.types as ir
+
+Kind = Literal["count", "sum", "squares", "last"]
+FeatureType = Literal["int64", "float64", "string"]
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+LIFETIME = None
+"""The window that nothing leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """One integer column of a tile: a count, sum, sum of squares or maximum over the facts of one hour."""
+
+    measure: Measure
+    kind: Kind
+
+    @property
+    def column(self) -> str:
+        return f"{self.measure.name}_{self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A partial, added up over the tiles of a window that ends at the row's instant."""
+
+    partial: Partial
+    window: timedelta | None
+
+    def __post_init__(self) -> None:
+        if self.window is None:
+            return
+        if self.partial.kind == "last":
+            raise ValueError(f"{self.partial.column}: a maximum cannot leave a window, only LIFETIME can have one")
+        if self.window < HOUR or self.window % HOUR:
+            raise ValueError(f"{self.partial.column}: window {self.window} is not a number of full hours")
+
+    @property
+    def column(self) -> str:
+        return f"{self.partial.column}_{'ever' if self.window is None else f'{hours(self.window)}h'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The row's own instant, in Unix seconds."""
+
+    column: str = "now_second"
+
+
+NOW = Now()
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is counted or added up.
+
+    Parameters
+    ----------
+    name : str
+        Prefix of its columns in the tiles.
+    fact : str
+        The fact (see `facts`) whose rows count.
+    value : str, optional
+        Integer column of the facts; rows in which it is null do not count. Without one, facts are counted.
+    per_unit : int
+        How many of the integer's units make one unit of the feature: 60 for seconds in minutes.
+    """
+
+    name: str
+    fact: str
+    value: str | None = None
+    per_unit: int = 1
+
+    def count(self, window: timedelta | None) -> Running:
+        return Running(Partial(self, "count"), window)
+
+    def sum(self, window: timedelta | None) -> Running:
+        return Running(Partial(self, "sum"), window)
+
+    def squares(self, window: timedelta | None) -> Running:
+        return Running(Partial(self, "squares"), window)
+
+    def last(self) -> Running:
+        return Running(Partial(self, "last"), LIFETIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A column of a view: `finish` gets the columns of `uses`, in order, and returns an Ibis expression."""
+
+    dtype: FeatureType
+    uses: tuple[Running | Now, ...]
+    finish: Callable[..., ir.Value]
+
+
+@dataclass(frozen=True)
+class ViewTransform:
+    """How the rows of one view come about.
+
+    Parameters
+    ----------
+    view : str
+        Name of the feature view.
+    key : str
+        Column of the facts that identifies the entity.
+    features : mapping of str to Feature
+        By name, in the order of the view's fields.
+    heartbeat : timedelta
+        An entity gets a row every midnight as long as it had a tile in this last stretch of time. At least the longest
+        finite window, so that no value in use ever outlives its TTL.
+
+    Raises
+    ------
+    ValueError
+        The heartbeat is shorter than a window.
+    """
+
+    view: str
+    key: str
+    features: Mapping[str, Feature]
+    heartbeat: timedelta
+
+    def __post_init__(self) -> None:
+        if self.windows and self.heartbeat < self.windows[-1]:
+            raise ValueError(f"{self.view}: the heartbeat {self.heartbeat} is shorter than window {self.windows[-1]}")
+
+    @property
+    def running(self) -> list[Running]:
+        """All running values that the features use, each once."""
+        used = [use for feature in self.features.values() for use in feature.uses if isinstance(use, Running)]
+        return list(dict.fromkeys(used))
+
+    @property
+    def partials(self) -> list[Partial]:
+        """The integer columns of the tiles, each once."""
+        return list(dict.fromkeys(running.partial for running in self.running))
+
+    @property
+    def windows(self) -> list[timedelta]:
+        """The finite windows, shortest first."""
+        return sorted({running.window for running in self.running if running.window is not None})
+
+    @property
+    def lifetime(self) -> list[Running]:
+        """The running values that nothing leaves: the state that is carried from day to day."""
+        return [running for running in self.running if running.window is None]
+
+
+def hours(span: timedelta) -> int:
+    """A span in full hours."""
+    return span // HOUR
+
+
+def count(measure: Measure, window: timedelta | None) -> Feature:
+    """How many there were: 0, never null."""
+    return Feature("int64", (measure.count(window),), lambda n: n)
+
+
+def total(measure: Measure, among: Measure, window: timedelta | None) -> Feature:
+    """The sum of a measure: 0 when there was nothing in `among`, null when there was but without a value."""
+    return Feature(
+        "float64",
+        (measure.sum(window), measure.count(window), among.count(window)),
+        lambda s, n, orders: ibis.cases((n > 0, s / measure.per_unit), (orders == 0, 0.0), else_=_null_float()),
+    )
+
+
+def mean(measure: Measure, window: timedelta | None) -> Feature:
+    """The arithmetic mean, null without values."""
+    return Feature(
+        "float64",
+        (measure.count(window), measure.sum(window)),
+        lambda n, s: (n > 0).ifelse(s / (_at_least_one(n) * measure.per_unit), _null_float()),
+    )
+
+
+def std(measure: Measure, window: timedelta | None) -> Feature:
+    r"""The sample standard deviation (divisor n - 1), null with fewer than two values.
+
+    Notes
+    -----
+    The textbook form n * sum(x^2) - sum(x)^2 cancels, and overflows 64 bits. As the sums are integers, they can be
+    shifted exactly by any integer q near the mean: sum((x - q)^2) = sum(x^2) - q * (2 * sum(x) - n * q), and with
+    r = sum(x) - n * q the variance is (sum((x - q)^2) - r^2 / n) / (n - 1), in which nothing large cancels.
+    """
+
+    def finish(n: Any, s: Any, squares: Any) -> ir.Value:
+        divisor = _at_least_one(n)
+        shift = (s / divisor).round().cast("int64")
+        rest = s - n * shift
+        spread = squares - shift * (2 * s - n * shift)
+        variance = (spread - rest * rest / divisor) / _at_least_one(n - 1)
+        return (n > 1).ifelse(ibis.greatest(variance, 0.0).sqrt() / measure.per_unit, _null_float())
+
+    return Feature("float64", (measure.count(window), measure.sum(window), measure.squares(window)), finish)
+
+
+def share(part: Measure, rest: Measure, window: timedelta | None) -> Feature:
+    """`part` among `part` and `rest`, by count; null without either."""
+    return Feature(
+        "float64",
+        (part.count(window), rest.count(window)),
+        lambda a, b: (a + b > 0).ifelse(a / _at_least_one(a + b), _null_float()),
+    )
+
+
+def _at_least_one(n: Any) -> Any:
+    # Engines differ in what x / 0 is, even in a branch that is not taken.
+    return ibis.greatest(n, 1)
+
+
+def _null_float() -> ir.Value:
+    return ibis.null("float64")

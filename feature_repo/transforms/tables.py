@@ -1,0 +1,41 @@
+"""The tables that the transforms read and write, and the columns that all of them share."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from config import Settings
+from feature_repo.lake import TIMESTAMP, PartitionedTable
+from feature_repo.transforms.spec import FeatureType, ViewTransform
+
+EVENT_TIME = "event_timestamp"
+"""The instant `T` of a feature row: it holds what was known strictly before."""
+CREATED = "created"
+"""When the row is promised to be online: training must not see it earlier."""
+TILE_HOUR = "tile_hour"
+"""The full hour in which a tile's facts became known."""
+AS_OF = "as_of"
+"""The midnight before which a state's tiles lie."""
+
+DTYPES: dict[FeatureType, pl.DataType] = {"int64": pl.Int64(), "float64": pl.Float64(), "string": pl.String()}
+
+
+def tile_table(transform: ViewTransform, settings: Settings) -> PartitionedTable:
+    """The tiles of one view. Grain: one entity and one hour in which something about it became known."""
+    partials = {partial.column: pl.Int64() for partial in transform.partials}
+    schema = {transform.key: pl.String(), TILE_HOUR: TIMESTAMP, **partials}
+    return PartitionedTable(settings.tiles / transform.view, TILE_HOUR, schema, [TILE_HOUR, transform.key])
+
+
+def feature_table(transform: ViewTransform, settings: Settings) -> PartitionedTable:
+    """The feature rows of one view. Grain: one entity and one instant at which a value may have changed."""
+    features = {name: DTYPES[feature.dtype] for name, feature in transform.features.items()}
+    schema = {transform.key: pl.String(), EVENT_TIME: TIMESTAMP, CREATED: TIMESTAMP, **features}
+    return PartitionedTable(settings.features / transform.view, EVENT_TIME, schema, [EVENT_TIME, transform.key])
+
+
+def state_table(transform: ViewTransform, settings: Settings) -> PartitionedTable:
+    """Snapshots of one view's carried state. Grain: one entity and one midnight. A cache: see `state`."""
+    partials = {running.partial.column: pl.Int64() for running in transform.lifetime}
+    schema = {transform.key: pl.String(), AS_OF: TIMESTAMP, "last_tile": pl.Int64(), **partials}
+    return PartitionedTable(settings.tiles / "_state" / transform.view, AS_OF, schema, [AS_OF, transform.key])

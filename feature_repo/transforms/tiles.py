@@ -1,0 +1,52 @@
+"""Tiles: what the facts of one hour add up to, per entity. Integers only, so sums are exact and equal in any order.
+
+Grain of a view's tile table: one row per entity and hour in which a fact that the view uses became known.
+"""
+
+from __future__ import annotations
+
+import ibis
+import ibis.expr.types as ir
+
+from feature_repo.transforms.spec import Partial, ViewTransform
+
+
+def tiles(facts: ir.Table, transform: ViewTransform) -> ir.Table:
+    """The tiles that facts make for one view.
+
+    Parameters
+    ----------
+    facts : ibis table
+        As `facts.facts` returns them. Facts without the view's entity (no driver yet) make no tile.
+    transform : ViewTransform
+
+    Returns
+    -------
+    ibis table
+        The key, `tile_hour` (full hours since 1970) and one int64 column per partial.
+    """
+    used = sorted({partial.measure.fact for partial in transform.partials})
+    relevant = facts.filter(facts[transform.key].notnull(), facts.fact.isin(used))
+    return relevant.group_by(relevant[transform.key], tile_hour=relevant.known_hour).agg(
+        **{partial.column: _reduce(relevant, partial) for partial in transform.partials}
+    )
+
+
+def _reduce(facts: ir.Table, partial: Partial) -> ir.Value:
+    counts = facts.fact == partial.measure.fact
+    if partial.measure.value is None:
+        if partial.kind != "count":
+            raise ValueError(
+                f"{partial.column}: measure {partial.measure.name} has no value to take a {partial.kind} of"
+            )
+        return facts.count(where=counts)
+    value = facts[partial.measure.value]
+    match partial.kind:
+        case "count":
+            return facts.count(where=counts & value.notnull())
+        case "sum":
+            return ibis.coalesce(value.sum(where=counts), 0)
+        case "squares":
+            return ibis.coalesce((value * value).sum(where=counts), 0)
+        case "last":
+            return value.max(where=counts)

@@ -1,0 +1,26 @@
+"""How congested a delivery zone is."""
+
+from feature_repo.transforms.measures import ABANDONED, CLOSED, DELIVERED, DELIVERY_MINUTES, PLACED
+from feature_repo.transforms.spec import DAY, HOUR, LIFETIME, Feature, ViewTransform, count, mean
+
+WEEK = 7 * DAY
+
+TRANSFORM = ViewTransform(
+    view="zone_stats",
+    key="zone_id",
+    heartbeat=WEEK,
+    features={
+        "order_count_1h": count(PLACED, HOUR),
+        "order_count_7d": count(PLACED, WEEK),
+        "delivered_count_1h": count(DELIVERED, HOUR),
+        "delivery_minutes_mean_1h": mean(DELIVERY_MINUTES, HOUR),
+        "delivery_minutes_mean_24h": mean(DELIVERY_MINUTES, DAY),
+        "delivery_minutes_mean_7d": mean(DELIVERY_MINUTES, WEEK),
+        # Every placed order ends exactly once (see `facts.OPEN_AT_MOST`), so the difference is the orders still open.
+        "open_order_count": Feature(
+            "int64",
+            (PLACED.count(LIFETIME), CLOSED.count(LIFETIME), ABANDONED.count(LIFETIME)),
+            lambda placed, closed, abandoned: placed - closed - abandoned,
+        ),
+    },
+)

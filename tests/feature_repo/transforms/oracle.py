@@ -1,0 +1,233 @@
+"""The features by brute force, in plain Python, from the order versions alone: slow, and simple enough to believe."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+Version = dict[str, Any]
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+FIELDS_IN_TIE_ORDER = [
+    "known_at",
+    "updated_at",
+    "status",
+    "placed_at",
+    "accepted_at",
+    "picked_up_at",
+    "delivered_at",
+    "cancelled_at",
+    "restaurant_id",
+    "driver_id",
+    "customer_id",
+    "zone_id",
+    "is_asap",
+    "distance_km",
+    "item_count",
+    "order_value",
+    "promised_minutes",
+]
+KEYS = {
+    "restaurant_stats": "restaurant_id",
+    "driver_stats": "driver_id",
+    "customer_stats": "customer_id",
+    "zone_stats": "zone_id",
+}
+FACTS = {
+    "restaurant_stats": {"placed", "accepted", "declined", "picked_up", "delivered"},
+    "driver_stats": {"delivered"},
+    "customer_stats": {"placed"},
+    "zone_stats": {"placed", "delivered", "closed", "abandoned"},
+}
+WINDOWS = {
+    "restaurant_stats": (7 * DAY, 28 * DAY),
+    "driver_stats": (28 * DAY,),
+    "customer_stats": (30 * DAY,),
+    "zone_stats": (HOUR, DAY, 7 * DAY),
+}
+HEARTBEATS = {
+    "restaurant_stats": 28 * DAY,
+    "driver_stats": 28 * DAY,
+    "customer_stats": 90 * DAY,
+    "zone_stats": 7 * DAY,
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    kind: str
+    known_at: datetime
+    version: Version
+
+
+def facts_of(versions: Iterable[Version], until: datetime) -> list[Fact]:
+    """Every fact, once, as it stands when everything known before `until` is known."""
+    orders: dict[str, list[Version]] = defaultdict(list)
+    for version in versions:
+        if version["known_at"] < until:
+            orders[version["order_id"]].append(version)
+    return [fact for history in orders.values() for fact in _order_facts(history, until)]
+
+
+def features(view: str, entity: str, at: datetime, facts: list[Fact]) -> dict[str, Any]:
+    """The features of one entity at one instant, from what was known strictly before."""
+    mine = [fact for fact in facts if fact.version[KEYS[view]] == entity and fact.known_at < at]
+    return {"restaurant_stats": _restaurant, "driver_stats": _driver, "customer_stats": _customer, "zone_stats": _zone}[
+        view
+    ](mine, at)
+
+
+def row_instants(view: str, start: datetime, end: datetime, facts: list[Fact]) -> set[tuple[str, datetime]]:
+    """The entities and instants in `(start, end]` at which there must be a row, and no others."""
+    hours: dict[str, set[datetime]] = defaultdict(set)
+    for fact in facts:
+        entity = fact.version[KEYS[view]]
+        if entity is not None and fact.kind in FACTS[view]:
+            hours[entity].add(fact.known_at.replace(minute=0, second=0, microsecond=0))
+    expected = set()
+    for entity, tiles in hours.items():
+        for tile in tiles:
+            changes = [tile + HOUR, *(tile + HOUR + window for window in WINDOWS[view])]
+            expected |= {(entity, at) for at in changes if start < at <= end}
+        midnight = start.replace(hour=0)
+        while midnight <= end:
+            if midnight > start and any(midnight - HEARTBEATS[view] <= tile < midnight for tile in tiles):
+                expected.add((entity, midnight))
+            midnight += DAY
+    return expected
+
+
+def _order_facts(history: list[Version], until: datetime) -> list[Fact]:
+    ordered = sorted(history, key=lambda version: [(version[f] is not None, version[f]) for f in FIELDS_IN_TIE_ORDER])
+    shows = {
+        "placed": lambda v: True,
+        "accepted": lambda v: v["accepted_at"] is not None,
+        "declined": lambda v: v["status"] == "cancelled" and v["accepted_at"] is None,
+        "picked_up": lambda v: v["picked_up_at"] is not None,
+        "delivered": lambda v: v["status"] == "delivered" and v["delivered_at"] is not None,
+        "cancelled": lambda v: v["status"] == "cancelled",
+    }
+    found = []
+    for kind, test in shows.items():
+        first = next((version for version in ordered if test(version)), None)
+        if first is not None:
+            found.append(Fact(kind, first["known_at"], first))
+    placed = found[0]
+    ends = [fact.known_at for fact in found if fact.kind in ("delivered", "cancelled")]
+    gives_up = _whole_second(placed.known_at) + DAY
+    if ends and _whole_second(min(ends)) < gives_up:
+        found.append(Fact("closed", min(ends), placed.version))
+    elif gives_up < until:
+        found.append(Fact("abandoned", gives_up, placed.version))
+    return found
+
+
+def _restaurant(facts: list[Fact], at: datetime) -> dict[str, Any]:
+    week, month = at - 7 * DAY, at - 28 * DAY
+    accepted, declined = len(_since(facts, "accepted", week)), len(_since(facts, "declined", week))
+    return {
+        "order_count_7d": len(_since(facts, "placed", week)),
+        "delivery_minutes_mean_7d": _mean(_delivery_minutes(_since(facts, "delivered", week))),
+        "delivery_minutes_mean_28d": _mean(_delivery_minutes(_since(facts, "delivered", month))),
+        "delivery_minutes_std_28d": _std(_delivery_minutes(_since(facts, "delivered", month))),
+        "preparation_minutes_mean_7d": _mean(_preparation_minutes(_since(facts, "picked_up", week))),
+        "preparation_minutes_mean_28d": _mean(_preparation_minutes(_since(facts, "picked_up", month))),
+        "preparation_minutes_std_28d": _std(_preparation_minutes(_since(facts, "picked_up", month))),
+        "order_value_mean_28d": _mean(_values(_since(facts, "placed", month))),
+        "acceptance_rate_7d": accepted / (accepted + declined) if accepted + declined else None,
+    }
+
+
+def _driver(facts: list[Fact], at: datetime) -> dict[str, Any]:
+    delivered = _since(facts, "delivered", at - 28 * DAY)
+    promised = [fact.version for fact in delivered if fact.version["promised_minutes"] is not None]
+    on_time = [v for v in promised if _seconds(v, "placed_at", "delivered_at") <= round(v["promised_minutes"] * 60)]
+    distances = [f.version["distance_km"] for f in delivered if f.version["distance_km"] is not None]
+    return {
+        "delivered_count_28d": len(delivered),
+        "delivery_minutes_mean_28d": _mean(_delivery_minutes(delivered)),
+        "distance_km_mean_28d": _mean(distances),
+        "on_time_rate_28d": len(on_time) / len(promised) if promised else None,
+    }
+
+
+def _customer(facts: list[Fact], at: datetime) -> dict[str, Any]:
+    ever = [fact for fact in facts if fact.kind == "placed"]
+    month = _since(facts, "placed", at - 30 * DAY)
+    last = max(_whole_second(fact.version["placed_at"]) for fact in ever)
+    if len(month) >= 8:
+        segment = "vip"
+    elif len(month) >= 3:
+        segment = "regular"
+    else:
+        segment = "new" if len(ever) <= 1 else "occasional"
+    return {
+        "order_count_30d": len(month),
+        "order_value_sum_30d": _sum(month),
+        "order_value_mean_30d": _mean(_values(month)),
+        "days_since_last_order": (at - last) / DAY,
+        "order_count_lifetime": len(ever),
+        "order_value_sum_lifetime": _sum(ever),
+        "segment": segment,
+    }
+
+
+def _zone(facts: list[Fact], at: datetime) -> dict[str, Any]:
+    return {
+        "order_count_1h": len(_since(facts, "placed", at - HOUR)),
+        "order_count_7d": len(_since(facts, "placed", at - 7 * DAY)),
+        "delivered_count_1h": len(_since(facts, "delivered", at - HOUR)),
+        "delivery_minutes_mean_1h": _mean(_delivery_minutes(_since(facts, "delivered", at - HOUR))),
+        "delivery_minutes_mean_24h": _mean(_delivery_minutes(_since(facts, "delivered", at - DAY))),
+        "delivery_minutes_mean_7d": _mean(_delivery_minutes(_since(facts, "delivered", at - 7 * DAY))),
+        "open_order_count": _open(facts),
+    }
+
+
+def _open(facts: list[Fact]) -> int:
+    placed = {fact.version["order_id"] for fact in facts if fact.kind == "placed"}
+    ended = {fact.version["order_id"] for fact in facts if fact.kind in ("closed", "abandoned")}
+    return len(placed - ended)
+
+
+def _since(facts: list[Fact], kind: str, start: datetime) -> list[Fact]:
+    return [fact for fact in facts if fact.kind == kind and fact.known_at >= start]
+
+
+def _delivery_minutes(facts: list[Fact]) -> list[float]:
+    return [_seconds(f.version, "placed_at", "delivered_at") / 60 for f in facts if f.version["is_asap"]]
+
+
+def _preparation_minutes(facts: list[Fact]) -> list[float]:
+    asap = [f.version for f in facts if f.version["is_asap"] and f.version["accepted_at"] is not None]
+    return [_seconds(version, "accepted_at", "picked_up_at") / 60 for version in asap]
+
+
+def _values(facts: list[Fact]) -> list[float]:
+    return [fact.version["order_value"] for fact in facts if fact.version["order_value"] is not None]
+
+
+def _sum(facts: list[Fact]) -> float | None:
+    if not facts:
+        return 0.0
+    return sum(_values(facts)) if _values(facts) else None
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _std(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _seconds(version: Version, start: str, end: str) -> int:
+    return int((_whole_second(version[end]) - _whole_second(version[start])).total_seconds())
+
+
+def _whole_second(instant: datetime) -> datetime:
+    return instant.replace(microsecond=0)

@@ -1,0 +1,64 @@
+"""The function that training and serving share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from config.settings import ROOT
+from feature_repo.transforms import request_time
+
+MONDAY_NOON = 1_772_452_800.0  # 2026-03-02T12:00Z
+
+
+def compute(placed_at=MONDAY_NOON, value=30.0, mean=20.0) -> dict[str, float]:
+    return {name: column[0].item() for name, column in request_time.compute([placed_at], [value], [mean]).items()}
+
+
+def test_noon_on_a_monday():
+    assert compute() == pytest.approx(
+        {
+            "hour_of_day_sin": 0.0,
+            "hour_of_day_cos": -1.0,
+            "day_of_week_sin": np.sin(2 * np.pi * 0.5 / 7),
+            "day_of_week_cos": np.cos(2 * np.pi * 0.5 / 7),
+            "is_peak_hour": 1,
+            "order_value_to_restaurant_mean": 1.5,
+        }
+    )
+
+
+def test_a_week_starts_on_monday_at_midnight():
+    start = compute(MONDAY_NOON - 12 * 3_600)
+    assert (start["day_of_week_sin"], start["day_of_week_cos"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("hour", "peak"), [(10.99, 0), (11, 1), (13.99, 1), (14, 0), (17.99, 0), (18, 1), (21, 0)])
+def test_peak_hours_are_whole_hours(hour, peak):
+    assert compute(MONDAY_NOON + (hour - 12) * 3_600)["is_peak_hour"] == peak
+
+
+@pytest.mark.parametrize(
+    ("value", "mean"), [(30.0, 0.0), (30.0, np.nan), (np.nan, 20.0), (30.0, -1.0), (30.0, np.inf), (0.0, 0.0)]
+)
+def test_a_ratio_that_cannot_be_is_missing_without_a_warning(value, mean):
+    with np.errstate(all="raise"):
+        assert np.isnan(compute(value=value, mean=mean)["order_value_to_restaurant_mean"])
+
+
+def test_no_rows_give_no_rows():
+    columns = request_time.compute([], [], [])
+    assert {name: column.dtype for name, column in columns.items()}["is_peak_hour"] == np.int64
+    assert {column.shape for column in columns.values()} == {(0,)}
+
+
+def test_the_module_needs_numpy_only():
+    program = (
+        "import sys, feature_repo.transforms.request_time\n"
+        "print([name for name in ('pandas', 'feast', 'ibis', 'polars', 'duckdb') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
