@@ -1,0 +1,70 @@
+"""Command line of the feature pipeline: `python -m feature_repo backfill|recompute|run|materialize START END`, `apply`.
+
+START and END are instants with a time zone, on the full hour, for example 2026-05-01T00:00+00:00.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from config import Settings, get_settings
+from feature_repo import pipeline
+from feature_repo.window import Window, as_utc
+
+COMMANDS = {
+    "backfill": "bring in orders and compute all features of a window, a chunk of days at a time",
+    "recompute": "compute all features of a window again from the orders in the lake",
+    "run": "do everything for a window, the online store included, as the hourly DAG does",
+    "materialize": "write the newest features of a window to the online store",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 on success and 1 when it was refused, with the reason on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m feature_repo", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("apply", help="register entities, views and services")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("start", metavar="START")
+        command.add_argument("end", metavar="END")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    os.environ.setdefault("FEAST_USAGE", "False")
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    try:
+        result = _execute(chosen, get_settings())
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result, indent=2, default=str))
+    return 0
+
+
+def _execute(chosen: argparse.Namespace, settings: Settings) -> object:
+    if chosen.command == "apply":
+        from feature_repo.store import apply
+
+        return apply(settings)
+    window = Window(as_utc(chosen.start), as_utc(chosen.end))
+    if chosen.command == "materialize":
+        return pipeline.materialize(window, settings)
+    steps = {
+        "backfill": pipeline.backfill,
+        "recompute": pipeline.recompute_features,
+        "run": pipeline.run_window,
+    }
+    return steps[chosen.command](window, settings, _show)
+
+
+def _show(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,426 @@
+"""The steps from landed orders to online features: plain functions of a window of time and the settings.
+
+Each step returns a small dict that fits into JSON. Frames travel between steps as staged files, so a step can run in a
+process of its own and be run again. The DAGs call the steps one by one; `run_window` and `backfill` call them all.
+
+    ingest_orders -> validate_orders -> accept_orders -> compute_features -> validate_features -> publish_features
+                          |                                                                             |
+                    quarantine_batch                                              audit_online <- materialize
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import polars as pl
+
+from config import Settings
+from feature_repo.locking import exclusive
+from feature_repo.window import DAY, HOUR, Window
+
+logger = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+Progress = Callable[[str], None]
+
+CHUNK = 15 * DAY
+"""A backfill's memory is that of this much time, whatever the length of the whole."""
+MATERIALIZE_SPAN = timedelta(hours=27)
+"""The time to live of the online values, and an hour: what is older would be served as missing anyway."""
+STAGED_FOR = 3 * DAY
+"""How long staged files outlive their window: long enough to look at after a bad weekend."""
+REDIS_TIMEOUT_SECONDS = 2.0
+SLUG = re.compile(r"\d{8}T\d{2}_(?P<end>\d{8}T\d{2})")
+"""`Window.slug`, as in the names of staged files."""
+
+
+class BatchStopped(RuntimeError):
+    """Validation refused a whole batch. `failures` has the rules; the message says where the rows are."""
+
+    def __init__(self, message: str, failures: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
+class StepMissing(FileNotFoundError):
+    """A step's input is not staged; the message says which step makes it."""
+
+
+class LandingLost(RuntimeError):
+    """The landing folder no longer holds what the lake holds for the window."""
+
+
+class OnlineStoreUnavailable(ConnectionError):
+    """Redis does not answer; the message says which address, and what to do."""
+
+
+def ingest_orders(window: Window, settings: Settings) -> Result:
+    """Read the versions that the window brings in, and stage them.
+
+    Raises
+    ------
+    SourceNotReady
+        The landing folder is not complete up to the window's end.
+    LandingLost
+        It has nothing for a window of which the lake has orders: going on would delete them.
+    """
+    from feature_repo.orders.landing import read_landing
+
+    batch = read_landing(window, settings)
+    if batch.is_empty():
+        _require_nothing_in_lake(window, settings)
+    staged = _stage(batch, _staged("orders", window, settings))
+    _forget_staged(window, settings)
+    return {"rows": batch.height, "found_late": int(batch["found_late"].sum()), "staged": str(staged)}
+
+
+def validate_orders(window: Window, settings: Settings) -> Result:
+    """Sort the staged versions into accepted and rejected ones, and say whether the batch as a whole is refused."""
+    from feature_repo.quality import orders as quality
+
+    batch = _load("orders", window, settings, made_by="ingest_orders")
+    verdict = quality.validate_orders(batch, window, settings)
+    _stage(verdict.accepted, _staged("accepted", window, settings))
+    _stage(verdict.rejected, _staged("rejected", window, settings))
+    if verdict.report.stopped:
+        refused = quality.stopped_batch(batch, verdict.report, window)
+        _stage(refused, _staged("refused", window, settings))
+    return {
+        "rows": batch.height,
+        "accepted": verdict.accepted.height,
+        "rejected": verdict.rejected.height,
+        "stopped": bool(verdict.report.stopped),
+        "failures": _failures(verdict.report),
+    }
+
+
+def accept_orders(window: Window, settings: Settings) -> Result:
+    """Put accepted versions into the lake and rejected ones into quarantine, in place of the window's earlier ones."""
+    from feature_repo.orders.schema import orders_table, quarantine_table
+
+    accepted = _load("accepted", window, settings, made_by="validate_orders")
+    rejected = _load("rejected", window, settings, made_by="validate_orders")
+    with exclusive(settings, "tables", f"accepting orders of {window}"):
+        quarantined = quarantine_table(settings).replace(window, rejected)
+        rows = orders_table(settings).replace(window, accepted)
+    return {"accepted": rows, "quarantined": quarantined}
+
+
+def quarantine_batch(window: Window, settings: Settings) -> Result:
+    """Put every version of a refused batch into quarantine, with the reason. The lake stays as it was."""
+    from feature_repo.orders.schema import quarantine_table
+
+    refused = _load("refused", window, settings, made_by="validate_orders")
+    with exclusive(settings, "tables", f"quarantining {window}"):
+        rows = quarantine_table(settings).replace(window, refused)
+    return {"quarantined": rows, "where": str(settings.quarantine / "orders")}
+
+
+def compute_features(window: Window, settings: Settings) -> Result:
+    """Compute the window's tiles and feature rows from the lake, and stage them.
+
+    Raises
+    ------
+    HistoryMissing
+        Hours before the window have not been computed.
+    """
+    from feature_repo.transforms import compute, publish
+    from feature_repo.transforms.coverage import require_history
+
+    with exclusive(settings, "tables", f"computing features of {window}"):
+        require_history(window, settings)
+        seen = publish.rewrites(settings)
+        tiles = compute.compute_tiles(window, settings)
+        rows = compute.compute_rows(window, tiles, settings)
+    for view in tiles:
+        _stage(tiles[view], _staged(f"tiles/{view}", window, settings))
+        _stage(rows[view], _staged(f"features/{view}", window, settings))
+    _note_rewrites(seen, window, settings)
+    return {"tiles": _heights(tiles), "rows": _heights(rows)}
+
+
+def validate_features(window: Window, settings: Settings) -> Result:
+    """Check the staged feature rows against the definitions."""
+    from feature_repo.quality import features as quality
+    from feature_repo.transforms.views import TRANSFORMS
+
+    reports = {
+        view: quality.validate_features(view, _load_rows(view, window, settings), window, settings)
+        for view in TRANSFORMS
+    }
+    failures = [{"view": view, **failure} for view, report in reports.items() for failure in _failures(report)]
+    return {"stopped": any(report.stopped for report in reports.values()), "failures": failures}
+
+
+def publish_features(window: Window, settings: Settings) -> Result:
+    """Make the staged tiles and rows the window's. Killed half-way, it is completed by running it again.
+
+    Raises
+    ------
+    HistoryMissing, HistoryChanged
+        What the rows were computed from is no longer so: compute them again.
+    """
+    from feature_repo.transforms import publish
+    from feature_repo.transforms.views import TRANSFORMS
+
+    tiles = {view: _load(f"tiles/{view}", window, settings, made_by="compute_features") for view in TRANSFORMS}
+    rows = {view: _load_rows(view, window, settings) for view in TRANSFORMS}
+    with exclusive(settings, "tables", f"publishing features of {window}"):
+        publish.publish(window, tiles, rows, settings, rewrites_seen=_noted_rewrites(window, settings))
+    return {"rows": _heights(rows)}
+
+
+def materialize(window: Window, settings: Settings) -> Result:
+    """Write the newest row of each entity to the online store, through Feast.
+
+    Rows older than `MATERIALIZE_SPAN` before the window's end are left out: they would be served as missing.
+
+    Raises
+    ------
+    OnlineStoreUnavailable
+        Redis does not answer.
+    """
+    from feature_repo.store import feature_store
+    from feature_repo.transforms.views import TRANSFORMS
+
+    _require_redis(settings)
+    start = window.end - MATERIALIZE_SPAN
+    store = feature_store(settings)
+    registered = {view.name for view in store.list_feature_views()}
+    missing = sorted(set(TRANSFORMS) - registered)
+    if missing:
+        raise StepMissing(f"views {missing} are not registered: run `feast -c feature_repo apply` first")
+    store.materialize(start_date=start, end_date=window.end, feature_views=list(TRANSFORMS))
+    span = Window(start, window.end + HOUR)
+    return {"rows": {view: _entities(view, span, window.end, settings) for view in TRANSFORMS}}
+
+
+def audit_online(window: Window, settings: Settings) -> Result:
+    """Compare online values with the offline answer for a sample of entities."""
+    from feature_repo.stores import audit
+
+    _require_redis(settings)
+    report: Result = audit.audit(window, settings).to_dict()
+    return report
+
+
+def run_window(window: Window, settings: Settings, progress: Progress = logger.info) -> Result:
+    """Do all steps for one window, the online store included.
+
+    Raises
+    ------
+    BatchStopped
+        Validation refused the orders or the features. The offline and online features are as they were.
+    """
+    with exclusive(settings, "run", f"running {window}"):
+        results = _run_offline(window, settings, progress)
+        results["materialize"] = materialize(window, settings)
+        progress(f"{window}: {sum(results['materialize']['rows'].values())} entities online")
+        results["audit"] = audit_online(window, settings)
+    return results
+
+
+def backfill(window: Window, settings: Settings, progress: Progress = logger.info) -> Result:
+    """Do all offline steps for a long window, a chunk of days at a time. Call `materialize` afterwards.
+
+    Tiles and feature rows are exactly those that hourly runs would have made.
+
+    Returns
+    -------
+    dict
+        Sums over the chunks: `ingested`, `found_late`, `accepted`, `quarantined`, and `tiles`, `rows` by view.
+
+    Raises
+    ------
+    BatchStopped
+        Validation refused a chunk. The chunks before it are complete.
+    """
+    total: Result = {"ingested": 0, "found_late": 0, "accepted": 0, "quarantined": 0, "tiles": {}, "rows": {}}
+    with exclusive(settings, "run", f"backfilling {window}"):
+        for chunk in _chunks(window):
+            results = _run_offline(chunk, settings, progress)
+            total["ingested"] += results["ingest_orders"]["rows"]
+            total["found_late"] += results["ingest_orders"]["found_late"]
+            total["accepted"] += results["accept_orders"]["accepted"]
+            total["quarantined"] += results["accept_orders"]["quarantined"]
+            for kind in ("tiles", "rows"):
+                for view, count in results["compute_features"][kind].items():
+                    total[kind][view] = total[kind].get(view, 0) + count
+    return total
+
+
+def recompute_features(window: Window, settings: Settings, progress: Progress = logger.info) -> Result:
+    """Compute and publish tiles and rows from the orders that are in the lake; the landing folder is not read."""
+    total: Result = {"tiles": {}, "rows": {}}
+    with exclusive(settings, "run", f"recomputing {window}"):
+        for chunk in _chunks(window):
+            computed = _run_features(chunk, settings, progress)["compute_features"]
+            for kind in ("tiles", "rows"):
+                for view, count in computed[kind].items():
+                    total[kind][view] = total[kind].get(view, 0) + count
+    return total
+
+
+def _run_offline(window: Window, settings: Settings, progress: Progress) -> Result:
+    results: Result = {"ingest_orders": ingest_orders(window, settings)}
+    verdict = results["validate_orders"] = validate_orders(window, settings)
+    if verdict["stopped"]:
+        quarantined = quarantine_batch(window, settings)
+        raise _stopped("orders", window, quarantined["quarantined"], quarantined["where"], verdict["failures"])
+    progress(f"{window}: {verdict['accepted']} order versions accepted, {verdict['rejected']} quarantined")
+    results["accept_orders"] = accept_orders(window, settings)
+    return results | _run_features(window, settings, progress)
+
+
+def _run_features(window: Window, settings: Settings, progress: Progress) -> Result:
+    results: Result = {"compute_features": compute_features(window, settings)}
+    rows = sum(results["compute_features"]["rows"].values())
+    verdict = results["validate_features"] = validate_features(window, settings)
+    if verdict["stopped"]:
+        raise _stopped("features", window, rows, str(settings.staging / "features"), verdict["failures"])
+    results["publish_features"] = publish_features(window, settings)
+    progress(f"{window}: {rows} feature rows published")
+    return results
+
+
+def _stopped(what: str, window: Window, rows: int, where: str, failures: list[dict[str, Any]]) -> BatchStopped:
+    rules = sorted({str(failure["rule"]) for failure in failures if failure["severity"] == "stop"})
+    return BatchStopped(
+        f"the {what} of {window} were refused by {', '.join(rules) or 'validation'}: {rows} rows are kept in {where}. "
+        "Mend the source or the rule, and run the window again",
+        failures,
+    )
+
+
+def _failures(report: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "rule": result.rule,
+            "severity": result.severity,
+            "observed": result.observed,
+            "threshold": result.threshold,
+            "failed_rows": result.failed_rows,
+            "reason": result.reason,
+        }
+        for result in report.failures
+    ]
+
+
+def _chunks(window: Window) -> Iterator[Window]:
+    start = window.start
+    while start < window.end:
+        # Chunks end at midnight, so that each leaves a snapshot of the state to the next one.
+        end = min((start + CHUNK).replace(hour=0), window.end)
+        yield Window(start, end)
+        start = end
+
+
+def _require_nothing_in_lake(window: Window, settings: Settings) -> None:
+    from feature_repo.orders.schema import orders_table
+
+    kept = orders_table(settings).scan(window).select(pl.len()).collect().item()
+    if kept:
+        raise LandingLost(
+            f"the landing folder {settings.landing_orders} has no orders for {window}, but the lake has {kept}: "
+            "restore the folder, or recompute features from the lake with "
+            f"`python -m feature_repo recompute {window.start.isoformat()} {window.end.isoformat()}`"
+        )
+
+
+def _require_redis(settings: Settings) -> None:
+    import redis
+
+    address = urlsplit(settings.redis_url)
+    client = redis.Redis.from_url(
+        settings.redis_url,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        retry=None,
+    )
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        raise OnlineStoreUnavailable(
+            f"Redis at {address.hostname}:{address.port or 6379} does not answer ({error}): start it with `make up`, "
+            "or set ETA_REDIS_URL to one that runs. Offline features are published; run `materialize` again then"
+        ) from error
+    finally:
+        client.close()
+
+
+def _entities(view: str, span: Window, end: datetime, settings: Settings) -> int:
+    from feature_repo.transforms.tables import EVENT_TIME, feature_table
+    from feature_repo.transforms.views import TRANSFORMS
+
+    transform = TRANSFORMS[view]
+    rows = feature_table(transform, settings).scan(span).filter(pl.col(EVENT_TIME) <= end)
+    return int(rows.select(pl.col(transform.key).n_unique()).collect().item())
+
+
+def _heights(frames: dict[str, pl.DataFrame]) -> dict[str, int]:
+    return {view: frame.height for view, frame in frames.items()}
+
+
+# Staged files.
+
+
+def _staged(kind: str, window: Window, settings: Settings) -> Path:
+    return settings.staging / kind / f"{window.slug}.parquet"
+
+
+def _stage(frame: pl.DataFrame, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    try:
+        frame.write_parquet(name, compression="lz4")
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return path
+
+
+def _load(kind: str, window: Window, settings: Settings, made_by: str) -> pl.DataFrame:
+    path = _staged(kind, window, settings)
+    if not path.exists():
+        raise StepMissing(f"{path} is not there: run {made_by} for {window} first")
+    return pl.read_parquet(path, hive_partitioning=False)
+
+
+def _load_rows(view: str, window: Window, settings: Settings) -> pl.DataFrame:
+    return _load(f"features/{view}", window, settings, made_by="compute_features")
+
+
+def _rewrites_file(window: Window, settings: Settings) -> Path:
+    return settings.staging / "features" / f"{window.slug}.json"
+
+
+def _note_rewrites(count: int, window: Window, settings: Settings) -> None:
+    path = _rewrites_file(window, settings)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"rewrites": count}))
+    temporary.replace(path)
+
+
+def _noted_rewrites(window: Window, settings: Settings) -> int:
+    path = _rewrites_file(window, settings)
+    if not path.exists():
+        raise StepMissing(f"{path} is not there: run compute_features for {window} first")
+    return int(json.loads(path.read_text())["rewrites"])
+
+
+def _forget_staged(window: Window, settings: Settings) -> None:
+    """Delete what was staged for windows that ended long before this one."""
+    limit = f"{window.start - STAGED_FOR:%Y%m%dT%H}"
+    for path in settings.staging.rglob("*_*.*"):
+        if (slug := SLUG.fullmatch(path.stem)) and slug["end"] < limit:
+            path.unlink(missing_ok=True)

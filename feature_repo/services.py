@@ -1,0 +1,35 @@
+"""Which features a model takes. A changed list is a new version, never an edit of one that a model was trained on."""
+
+from feast import FeatureService
+
+from feature_repo.on_demand import request_features
+from feature_repo.views import customer_stats, driver_stats, restaurant_stats, zone_stats
+
+delivery_time_v1 = FeatureService(
+    name="delivery_time_v1",
+    features=[
+        restaurant_stats,
+        driver_stats,
+        # Not the segment, a word made of the counts beside it; nor the lifetime sums, which grow with the age of the
+        # marketplace and so leave the range that any model was trained on.
+        customer_stats[
+            [
+                "order_count_30d",
+                "order_value_sum_30d",
+                "order_value_mean_30d",
+                "days_since_last_order",
+            ]
+        ],
+        zone_stats,
+        request_features,
+    ],
+    description="Inputs of the model that predicts how many minutes a delivery takes, at the instant of the order.",
+    tags={"owner": "marketplace-data", "model": "delivery_time"},
+)
+
+customer_churn_v1 = FeatureService(
+    name="customer_churn_v1",
+    features=[customer_stats],
+    description="Inputs of a model that predicts whether a customer stays away.",
+    tags={"owner": "marketplace-data", "model": "customer_churn"},
+)

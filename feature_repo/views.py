@@ -1,0 +1,150 @@
+"""The batch feature views: which features there are, with their types, units and allowed ranges.
+
+How a value is computed is in `transforms/<view>.py`, under the same name. Everything else (schema checks,
+expectations, the model's inputs, drift columns) is read from the fields here through `feature_repo.catalog`.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from feast import FeatureView, Field
+from feast.types import FeastType, Float64, Int64, String
+
+from feature_repo import entities, sources
+
+BATCH_TTL = timedelta(hours=26)
+"""Every live entity gets a row at midnight even when nothing happened to it, so a value older than a day and two
+hours of slack means a stopped pipeline, never a quiet restaurant."""
+
+MINUTES_PER_DAY = 24 * 60
+
+
+def field(name: str, dtype: FeastType, unit: str, description: str, **limits: Any) -> Field:
+    """A field with the tags that the catalog reads.
+
+    Parameters
+    ----------
+    name, dtype
+        As in Feast.
+    unit : str
+        For example `minutes`, `orders`, `share`.
+    description : str
+        One phrase; also kept as a tag, which is where the catalog and the UI find it.
+    **limits
+        `minimum`, `maximum` (inclusive numbers) or `allowed` (comma-separated words), where they exist.
+    """
+    tags = {"unit": unit, "description": description, **{key: str(value) for key, value in limits.items()}}
+    return Field(name=name, dtype=dtype, description=description, tags=tags)
+
+
+def _count(name: str, description: str, unit: str = "orders") -> Field:
+    return field(name, Int64, unit, description, minimum=0)
+
+
+def _minutes(name: str, description: str) -> Field:
+    return field(name, Float64, "minutes", description, minimum=0, maximum=MINUTES_PER_DAY)
+
+
+def _share(name: str, description: str) -> Field:
+    return field(name, Float64, "share", description, minimum=0, maximum=1)
+
+
+def _amount(name: str, description: str) -> Field:
+    return field(name, Float64, "currency", description, minimum=0)
+
+
+def _tags(grain: str) -> dict[str, str]:
+    return {"owner": "marketplace-data", "grain": grain, "freshness": "hourly, 10 minutes after the full hour"}
+
+
+restaurant_stats = FeatureView(
+    name="restaurant_stats",
+    entities=[entities.restaurant],
+    ttl=BATCH_TTL,
+    source=sources.restaurant_rows,
+    online=True,
+    description="How busy a restaurant is, and how long its orders take.",
+    tags=_tags("one row per restaurant and hour at which one of its windows changed, and at midnight"),
+    schema=[
+        field("restaurant_id", String, "id", "the restaurant"),
+        _count("order_count_7d", "orders placed in the last 7 days"),
+        _minutes("delivery_minutes_mean_7d", "mean minutes from placed to delivered, ASAP orders, last 7 days"),
+        _minutes("delivery_minutes_mean_28d", "mean minutes from placed to delivered, ASAP orders, last 28 days"),
+        _minutes("delivery_minutes_std_28d", "sample standard deviation of delivery minutes, last 28 days"),
+        _minutes("preparation_minutes_mean_7d", "mean minutes from accepted to picked up, ASAP orders, last 7 days"),
+        _minutes("preparation_minutes_mean_28d", "mean minutes from accepted to picked up, ASAP orders, last 28 days"),
+        _minutes("preparation_minutes_std_28d", "sample standard deviation of preparation minutes, last 28 days"),
+        _amount("order_value_mean_28d", "mean value of orders placed in the last 28 days"),
+        _share("acceptance_rate_7d", "accepted orders among accepted and declined ones, last 7 days"),
+    ],
+)
+
+driver_stats = FeatureView(
+    name="driver_stats",
+    entities=[entities.driver],
+    ttl=BATCH_TTL,
+    source=sources.driver_rows,
+    online=True,
+    description="How much a driver delivered, how far and how fast.",
+    tags=_tags("one row per driver and hour at which one of the windows changed, and at midnight"),
+    schema=[
+        field("driver_id", String, "id", "the driver"),
+        _count("delivered_count_28d", "orders delivered in the last 28 days"),
+        _minutes("delivery_minutes_mean_28d", "mean minutes from placed to delivered, ASAP orders, last 28 days"),
+        field(
+            "distance_km_mean_28d",
+            Float64,
+            "kilometres",
+            "mean distance of orders delivered in the last 28 days",
+            minimum=0,
+            maximum=100,
+        ),
+        _share("on_time_rate_28d", "orders delivered within the promised minutes, last 28 days"),
+    ],
+)
+
+customer_stats = FeatureView(
+    name="customer_stats",
+    entities=[entities.customer],
+    ttl=BATCH_TTL,
+    source=sources.customer_rows,
+    online=True,
+    description="How often a customer orders, and for how much.",
+    tags=_tags("one row per customer and hour at which a window changed, and at midnight for 90 days after an order"),
+    schema=[
+        field("customer_id", String, "id", "the customer"),
+        _count("order_count_30d", "orders placed in the last 30 days"),
+        _amount("order_value_sum_30d", "value of orders placed in the last 30 days"),
+        _amount("order_value_mean_30d", "mean value of orders placed in the last 30 days"),
+        field("days_since_last_order", Float64, "days", "days since the last order was placed", minimum=0),
+        _count("order_count_lifetime", "all orders ever placed"),
+        _amount("order_value_sum_lifetime", "value of all orders ever placed"),
+        field(
+            "segment",
+            String,
+            "category",
+            "kind of customer, from the order counts",
+            allowed="new,occasional,regular,vip",
+        ),
+    ],
+)
+
+zone_stats = FeatureView(
+    name="zone_stats",
+    entities=[entities.zone],
+    ttl=BATCH_TTL,
+    source=sources.zone_rows,
+    online=True,
+    description="How congested a delivery zone is.",
+    tags=_tags("one row per zone and hour at which one of its windows changed, and at midnight"),
+    schema=[
+        field("zone_id", String, "id", "the zone"),
+        _count("order_count_1h", "orders placed in the last hour"),
+        _count("order_count_7d", "orders placed in the last 7 days"),
+        _count("delivered_count_1h", "orders delivered in the last hour"),
+        _minutes("delivery_minutes_mean_1h", "mean minutes from placed to delivered, ASAP orders, last hour"),
+        _minutes("delivery_minutes_mean_24h", "mean minutes from placed to delivered, ASAP orders, last 24 hours"),
+        _minutes("delivery_minutes_mean_7d", "mean minutes from placed to delivered, ASAP orders, last 7 days"),
+        _count("open_order_count", "orders placed in the last 24 hours and neither delivered nor cancelled"),
+    ],
+)
