@@ -1,0 +1,363 @@
+"""The steps from a stored training set to a champion, against a real MLflow on SQLite."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from config import Settings
+from tests.training.conftest import AS_OF, PEAK, TRAILING_MEAN, described_inputs, description, market
+from training import pipeline
+from training.dataset import build_dataset
+from training.errors import DatasetError, GatesNotPassed, RegistryUnavailable, TrainingError
+from training.registry import ModelRegistry
+
+pytestmark = pytest.mark.usefixtures("mlflow_ready")
+
+LATER = AS_OF + timedelta(days=1)
+STUMP = {"max_iter": 3, "early_stopping": False, "learning_rate": 0.05}
+
+
+@pytest.fixture
+def candidate(stored, settings, spec):
+    """Stores rows, trains and evaluates; returns what the gates said."""
+
+    def make(rows: pl.DataFrame | None = None, as_of=AS_OF, spec=spec, **changes):
+        stored(rows, as_of, **changes)
+        pipeline.train(as_of, settings, spec)
+        return pipeline.evaluate(as_of, settings, spec)
+
+    return make
+
+
+@pytest.fixture
+def tolerant(spec):
+    """The spec with an allowance for the noise of few rows in the comparison with the champion."""
+    return spec.with_thresholds({"no_worse_than_champion": 1.0})
+
+
+def failed(evaluation) -> dict[str, str]:
+    return {gate["name"]: gate["reason"] for gate in evaluation["gates"] if not gate["passed"]}
+
+
+def champion(settings) -> str | None:
+    found = ModelRegistry(settings, "delivery_time").champion()
+    return found.version if found else None
+
+
+def test_a_good_candidate_becomes_the_champion_with_its_lineage(candidate, settings, spec):
+    import mlflow
+
+    evaluation = candidate()
+    assert evaluation["passed"], failed(evaluation)
+    made = pipeline.register(AS_OF, settings, spec)
+    assert (made["version"], made["previous"], made["registered"]) == ("1", None, True)
+    version = ModelRegistry(settings, "delivery_time").champion()
+    assert version.aliases == ("champion",)
+    assert version.source.endswith("/artifacts/serving")
+    assert json.loads(version.tags["gate.validation_mae"])["passed"] is True
+    assert version.tags["dataset_hash"] == pipeline.noted_dataset(AS_OF, settings, spec).hash
+    client = mlflow.MlflowClient(settings.mlflow_tracking_uri)
+    run = client.get_run(made["run_id"])
+    assert run.info.status == "FINISHED"
+    assert {"dataset_hash", "definitions_hash", "code_revision", "seed", "feature_service"} <= set(run.data.tags)
+    assert run.data.metrics["validation_mae"] == pytest.approx(evaluation["metrics"]["validation_mae"])
+    assert run.data.params["loss"] == "absolute_error"
+    listed = {item.path for item in client.list_artifacts(made["run_id"])}
+    assert listed == {"dataset.json", "evaluation.json", "gates.json", "report.md", "serving"}
+    served = {Path(item.path).name for item in client.list_artifacts(made["run_id"], "serving")}
+    assert served == {"model.onnx", "bundle.json", "reference.parquet"}
+
+
+def test_the_logged_estimator_loads_and_predicts_the_same(candidate, settings, spec):
+    import mlflow
+
+    candidate()
+    run_id = pipeline.train(AS_OF, settings, spec)["run_id"]
+    (logged,) = mlflow.MlflowClient(settings.mlflow_tracking_uri).search_logged_models(
+        [mlflow.MlflowClient(settings.mlflow_tracking_uri).get_run(run_id).info.experiment_id]
+    )
+    model = mlflow.pyfunc.load_model(logged.model_uri)
+    assert model.metadata.signature.inputs.input_names() == [item["name"] for item in described_inputs()]
+    answer = model.predict(
+        pl.DataFrame({name: [1.0] for name in model.metadata.signature.inputs.input_names()})
+        .cast(pl.Float32)
+        .to_pandas()
+    )
+    assert np.isfinite(answer).all()
+
+
+def test_training_again_on_the_same_inputs_does_nothing_twice(candidate, settings, spec):
+    candidate()
+    first = pipeline.register(AS_OF, settings, spec)
+    again = pipeline.train(AS_OF, settings, spec)
+    assert again["reused"] is True
+    assert pipeline.evaluate(AS_OF, settings, spec)["passed"]
+    second = pipeline.register(AS_OF, settings, spec)
+    assert (second["version"], second["registered"]) == (first["version"], False)
+    assert len(ModelRegistry(settings, "delivery_time").versions()) == 1
+
+
+def test_a_candidate_whose_run_was_deleted_is_trained_again(candidate, settings, spec):
+    import mlflow
+
+    candidate()
+    first = pipeline.train(AS_OF, settings, spec)
+    mlflow.MlflowClient(settings.mlflow_tracking_uri).delete_run(first["run_id"])
+    second = pipeline.train(AS_OF, settings, spec)
+    assert second["reused"] is False
+    assert second["run_id"] != first["run_id"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "gate", "reason"),
+    [
+        pytest.param(market(noise=14.0), "validation_mae", "above 8", id="noise"),
+        pytest.param(
+            market().with_columns(pl.Series("delivery_minutes", np.random.default_rng(1).normal(30, 3, 3000).clip(1))),
+            "beats_baseline",
+            "not better",
+            id="nothing to learn",
+        ),
+        pytest.param(
+            market().with_columns(
+                delivery_minutes=pl.col("delivery_minutes")
+                + pl.when(pl.int_range(pl.len()) < 2000).then(0).otherwise(12)
+            ),
+            "train_validation_gap",
+            "the world that has changed|a world that has changed",
+            id="a changed world",
+        ),
+    ],
+)
+def test_a_model_made_to_fail_a_gate_is_rejected_with_the_reason(candidate, settings, spec, rows, gate, reason):
+    evaluation = candidate(rows)
+    assert not evaluation["passed"]
+    assert re.search(reason, failed(evaluation)[gate])
+    with pytest.raises(GatesNotPassed, match=f"{gate}: "):
+        pipeline.register(AS_OF, settings, spec)
+    rejected = pipeline.reject(AS_OF, settings, spec)
+    assert any(text.startswith(gate) for text in rejected["reasons"])
+    assert champion(settings) is None
+    assert ModelRegistry(settings, "delivery_time").versions() == []
+
+
+def test_an_overfitted_model_fails_the_gap(candidate, spec):
+    greedy = {
+        "early_stopping": False,
+        "max_iter": 60,
+        "min_samples_leaf": 1,
+        "max_leaf_nodes": 255,
+        "loss": "squared_error",
+    }
+    evaluation = candidate(market(noise=8.0), spec=replace(spec, candidates=(greedy,)))
+    assert "overfitting" in failed(evaluation)["train_validation_gap"]
+
+
+def test_an_export_that_predicts_something_else_is_rejected(candidate, stored, settings, spec, monkeypatch):
+    real = pipeline.to_onnx
+    stored()
+    monkeypatch.setattr(pipeline, "to_onnx", lambda model, width: real(_shifted(model), width))
+    pipeline.train(AS_OF, settings, spec)
+    evaluation = pipeline.evaluate(AS_OF, settings, spec)
+    assert "serving would answer something else" in failed(evaluation)["onnx_matches"]
+
+
+def _shifted(model):
+    import copy
+
+    shifted = copy.deepcopy(model)
+    shifted._baseline_prediction = shifted._baseline_prediction + 1.0
+    return shifted
+
+
+def test_a_worse_candidate_does_not_replace_the_champion(candidate, settings, spec):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    lazy = replace(spec, candidates=(STUMP,))
+    evaluation = candidate(as_of=LATER, spec=lazy.with_thresholds({"beats_baseline": 9.0}))
+    assert list(failed(evaluation)) == ["no_worse_than_champion"]
+    assert "champion version 1" in failed(evaluation)["no_worse_than_champion"]
+    assert champion(settings) == "1"
+
+
+def test_a_better_candidate_replaces_the_champion_and_remembers_it(candidate, settings, spec):
+    lazy = replace(spec, candidates=(STUMP,))
+    lazy = lazy.with_thresholds({"beats_baseline": 9.0})
+    candidate(spec=lazy)
+    pipeline.register(AS_OF, settings, lazy)
+    evaluation = candidate(as_of=LATER)
+    assert evaluation["champion"] == "1"
+    made = pipeline.register(LATER, settings, spec)
+    assert (made["version"], made["previous"]) == ("2", "1")
+    versions = {version.version: version for version in ModelRegistry(settings, "delivery_time").versions()}
+    assert versions["2"].aliases == ("champion",)
+    assert versions["2"].tags["previous_champion"] == "1"
+    assert versions["1"].aliases == ()
+
+
+def test_a_champion_whose_inputs_are_gone_fails_the_comparison_with_advice(candidate, settings, spec):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    inputs = [item for item in described_inputs() if item["name"] != "distance_km"]
+    evaluation = candidate(market().drop("distance_km"), LATER, inputs=inputs)
+    reason = failed(evaluation)["no_worse_than_champion"]
+    assert "lacks its inputs ['distance_km']" in reason
+    assert "python -m training promote" in reason
+
+
+def test_a_champion_with_more_or_reordered_columns_is_scored_by_name(candidate, settings, spec):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    evaluation = candidate(as_of=LATER, inputs=list(reversed(described_inputs())), definitions_hash="e" * 64)
+    (gate,) = [gate for gate in evaluation["gates"] if gate["name"] == "no_worse_than_champion"]
+    assert gate["passed"]
+    assert abs(gate["observed"]) < 0.05
+    assert gate["reason"].endswith("its features were defined otherwise")
+
+
+def test_a_champion_with_a_damaged_bundle_fails_the_comparison(candidate, settings, spec):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    source = ModelRegistry(settings, "delivery_time").champion().source
+    (Path(source.removeprefix("file://")) / "model.onnx").unlink()
+    evaluation = candidate(as_of=LATER)
+    assert "its bundle is damaged" in failed(evaluation)["no_worse_than_champion"]
+
+
+def test_if_the_champion_moved_since_the_evaluation_the_gates_are_asked_again(candidate, settings, spec):
+    lazy = replace(spec, candidates=(STUMP,))
+    lazy = lazy.with_thresholds({"beats_baseline": 9.0})
+    assert candidate(as_of=LATER, spec=lazy)["passed"]
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    with pytest.raises(GatesNotPassed, match="no_worse_than_champion: on the same rows"):
+        pipeline.register(LATER, settings, lazy)
+    assert champion(settings) == "1"
+
+
+def test_a_version_that_was_rolled_back_is_not_made_champion_by_a_rerun(candidate, settings, spec, tolerant):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    candidate(market(seed=6), LATER, spec=tolerant)
+    pipeline.register(LATER, settings, spec)
+    ModelRegistry(settings, "delivery_time").rollback(LATER, "a person", "complaints")
+    pipeline.evaluate(LATER, settings, tolerant)
+    assert pipeline.register(LATER, settings, spec)["registered"] is False
+    assert champion(settings) == "1"
+
+
+@pytest.mark.parametrize("method", ["create_version", "log_files", "_move"])
+def test_a_registration_that_breaks_leaves_the_champion_and_is_completed_later(
+    candidate, settings, spec, tolerant, monkeypatch, method
+):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    candidate(market(seed=6), LATER, spec=tolerant)
+
+    def broken(*_arguments, **_options):
+        raise RegistryUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRegistry, method, broken)
+        with pytest.raises(RegistryUnavailable):
+            pipeline.register(LATER, settings, spec)
+    assert champion(settings) == "1"
+    made = pipeline.register(LATER, settings, spec)
+    assert (made["version"], made["registered"], champion(settings)) == ("2", True, "2")
+    assert len(ModelRegistry(settings, "delivery_time").versions()) == 2
+
+
+def test_a_training_that_breaks_leaves_a_failed_run_and_no_candidate(stored, settings, spec, monkeypatch):
+    import mlflow
+
+    dataset = stored()
+    monkeypatch.setattr(pipeline, "fit", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        pipeline.train(AS_OF, settings, spec)
+    client = mlflow.MlflowClient(settings.mlflow_tracking_uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("delivery_time").experiment_id])
+    assert run.info.status == "FAILED"
+    assert list((dataset.directory / "candidates").iterdir()) == []
+
+
+def test_without_mlflow_nothing_is_begun(settings, spec, monkeypatch):
+    dead = Settings(mlflow_tracking_uri_override="http://127.0.0.1:9", data_dir=settings.data_dir)
+    monkeypatch.setattr(pipeline.datasets, "build_dataset", lambda *_: pytest.fail("began"))
+    with pytest.raises(RegistryUnavailable, match=r"MLflow at http://127.0.0.1:9 does not answer.*make up"):
+        pipeline.build_dataset(AS_OF, dead, spec)
+
+
+def test_steps_say_which_step_is_missing(stored, settings, spec):
+    with pytest.raises(DatasetError, match=r"no data set was built as of 2026-05-01T00:00:00.*run build_dataset first"):
+        pipeline.validate_dataset(AS_OF, settings, spec)
+    stored()
+    with pytest.raises(TrainingError, match="has no trained candidate: run train first"):
+        pipeline.evaluate(AS_OF, settings, spec)
+
+
+@pytest.fixture
+def _no_feast(monkeypatch, settings):
+    """`build_dataset` with the small market in place of Feast."""
+
+    def build(as_of, settings, spec):
+        rows = market().with_columns(placed_at=pl.col("placed_at") + (as_of - AS_OF))
+        return pipeline.datasets.store_dataset(rows, description(as_of), settings.datasets, spec), False
+
+    monkeypatch.setattr(pipeline.datasets, "build_dataset", build)
+
+
+@pytest.mark.usefixtures("_no_feast")
+def test_a_whole_run_tells_its_story(settings, spec):
+    said: list[str] = []
+    story = pipeline.run(AS_OF, settings, spec, said.append)
+    assert story["status"] == "registered"
+    assert story["registration"]["version"] == "1"
+    assert set(story["seconds"]) == {"dataset", "validation", "training", "evaluation", "registration"}
+    assert any(text.startswith("candidate 1 of 1: validation error") for text in said)
+    json.dumps(story)
+
+
+@pytest.mark.usefixtures("_no_feast")
+def test_a_run_stops_at_bad_data_and_a_rejected_one_ends_well(settings, spec):
+    strict = replace(spec, limits=replace(spec.limits, minimum_rows=10_000))
+    stopped = pipeline.run(AS_OF, settings, strict)
+    assert stopped["status"] == "stopped"
+    assert "3000 rows, at least 10000 are needed" in stopped["validation"]["failures"][0]
+    assert "training" not in stopped
+    rejected = pipeline.run(AS_OF, settings, spec.with_thresholds({"validation_mae": 0.1}))
+    assert rejected["status"] == "rejected"
+    assert rejected["rejection"]["reasons"][0].startswith("validation_mae: ")
+    assert champion(settings) is None
+
+
+def test_an_unchanged_data_set_is_found_again_without_feast(stored, settings, spec, monkeypatch):
+    monkeypatch.setattr("training.dataset._describe_sources", lambda *_: description())
+    calls = []
+
+    def features(entities, *_):
+        calls.append(entities.height)
+        return market()
+
+    population = replace(
+        spec,
+        population=lambda *_: (
+            market().lazy().with_columns(pl.lit("x").alias("restaurant_id"), pl.lit("x").alias("driver_id"))
+        ),
+    )
+    monkeypatch.setattr("training.dataset.with_features", features)
+    first, reused_first = build_dataset(AS_OF, settings, population)
+    second, reused_second = build_dataset(AS_OF, settings, population)
+    assert (reused_first, reused_second, calls) == (False, True, [3000])
+    assert first.hash == second.hash
+    shutil.rmtree(first.directory)
+    assert build_dataset(AS_OF, settings, population)[1] is False
+    assert {TRAILING_MEAN, PEAK} <= set(second.inputs)

@@ -1,0 +1,166 @@
+"""Moving the champion: by hand, back, and by two at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+from config import Settings
+from tests.training.conftest import AS_OF, description
+from training import __main__ as command_line
+from training.errors import ChampionMoved, NothingToRollBack, RegistryUnavailable, UnknownVersion
+from training.lineage import lineage_tags, render_tree
+from training.registry import ModelRegistry
+
+pytestmark = pytest.mark.usefixtures("mlflow_ready")
+
+
+@pytest.fixture
+def registry(settings):
+    return ModelRegistry(settings, "delivery_time")
+
+
+@pytest.fixture
+def three(registry, tmp_path):
+    """Three versions, none of them champion."""
+    described = description() | {"hash": "f" * 64, "row_count": 7}
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps(described))
+    for number in "123":
+        run_id = registry.start_run(f"run {number}", {}, {})
+        registry.log_files(run_id, path)
+        registry.create_version(run_id, lineage_tags(described, f"key {number}"), [])
+    return registry
+
+
+def versions(registry) -> dict[str, tuple[str, ...]]:
+    return {version.version: version.aliases for version in registry.versions()}
+
+
+def test_promotion_moves_the_alias_and_keeps_who_when_why(three):
+    three.promote("1", AS_OF, "ada", "first")
+    three.promote("3", AS_OF, "bob", "better")
+    assert versions(three) == {"3": ("champion",), "2": (), "1": ()}
+    assert [(move.before, move.after, move.who, move.why, move.action) for move in three.history()] == [
+        (None, "1", "ada", "first", "promote"),
+        ("1", "3", "bob", "better", "promote"),
+    ]
+    assert three.history()[0].at == "2026-05-01T00:00:00+00:00"
+
+
+def test_rollback_goes_back_one_champion_at_a_time(three):
+    for number in "123":
+        three.promote(number, AS_OF, "ada", "up")
+    assert three.rollback(AS_OF, "bob", "bad").after == "2"
+    assert three.rollback(AS_OF, "bob", "still bad").after == "1"
+    with pytest.raises(NothingToRollBack, match="version 1 is the first champion"):
+        three.rollback(AS_OF, "bob", "again")
+    assert three.champion().version == "1"
+    assert [move.action for move in three.history()] == ["promote"] * 3 + ["rollback"] * 2
+
+
+def test_rollback_without_a_champion_has_a_message(registry):
+    with pytest.raises(NothingToRollBack, match="has no champion: train one"):
+        registry.rollback(AS_OF, "bob", "")
+
+
+def test_promoting_the_champion_again_changes_nothing(three):
+    three.promote("1", AS_OF, "ada", "first")
+    three.promote("1", AS_OF, "ada", "twice")
+    assert len(three.history()) == 1
+
+
+def test_promoting_what_does_not_exist_lists_what_does(three):
+    with pytest.raises(UnknownVersion, match="has no version 9; registered versions: 3, 2, 1"):
+        three.promote("9", AS_OF, "ada", "")
+
+
+def test_a_promotion_that_expects_another_champion_is_refused(three):
+    three.promote("1", AS_OF, "ada", "first", expected=None)
+    with pytest.raises(ChampionMoved, match="the champion is version 1, not none as expected"):
+        three.promote("2", AS_OF, "bob", "", expected=None)
+    assert three.champion().version == "1"
+
+
+def test_of_two_at_once_one_wins_and_the_other_is_told(three, settings):
+    three.promote("1", AS_OF, "ada", "first")
+    outcomes: list[str] = []
+
+    def promote(number: str) -> None:
+        try:
+            ModelRegistry(settings, "delivery_time").promote(number, AS_OF, number, "", expected="1")
+            outcomes.append(number)
+        except ChampionMoved:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=promote, args=(number,)) for number in "23"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(outcomes)[1] == "refused"
+    assert three.champion().version == sorted(outcomes)[0]
+    assert len(three.history()) == 2
+
+
+def test_a_promotion_killed_before_the_alias_moved_does_not_confuse_a_rollback(three, monkeypatch):
+    three.promote("1", AS_OF, "ada", "first")
+    three.promote("2", AS_OF, "ada", "second")
+
+    def killed(*_arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(three._client, "set_registered_model_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            three.promote("3", AS_OF, "ada", "third")
+    assert three.champion().version == "2"
+    assert three.rollback(AS_OF, "bob", "").after == "1"
+
+
+def test_lineage_is_a_tree_down_to_the_order_partitions(three):
+    three.promote("1", AS_OF, "ada", "first")
+    tree = render_tree(three.lineage("1"))
+    assert tree.splitlines()[0] == "delivery_time version 1 (champion)"
+    assert "data set " + "f" * 64 + ", 7 rows" in tree
+    assert tree.splitlines()[-1].strip() == "└── lake/orders/day=2026-04-01/rows.parquet  aaaaaaaaaaaa"
+
+
+def test_a_dead_server_is_reported_quickly_and_by_every_call(settings):
+    dead = ModelRegistry(
+        Settings(mlflow_tracking_uri_override="http://127.0.0.1:9", data_dir=settings.data_dir), "delivery_time"
+    )
+    begun = time.monotonic()
+    for call in (dead.check, dead.champion, dead.history):
+        with pytest.raises(RegistryUnavailable, match=r"does not answer .*Nothing was registered"):
+            call()
+    assert time.monotonic() - begun < 40
+
+
+def test_the_command_line_moves_and_lists(three, capsys):
+    assert command_line.main(["models"]) == 0
+    assert command_line.main(["promote", "1", "--why", "try it"]) == 0
+    assert command_line.main(["promote", "2"]) == 0
+    assert command_line.main(["rollback", "--why", "bad"]) == 0
+    assert command_line.main(["lineage", "2"]) == 0
+    assert command_line.main(["models"]) == 0
+    output = capsys.readouterr().out
+    assert "promote: version none -> 1" in output
+    assert "(try it)" in output
+    assert "rollback: version 2 -> 1" in output
+    assert "training run" in output
+
+
+def test_the_command_line_reports_an_error_in_one_line(three, capsys):
+    assert command_line.main(["promote", "9"]) == 1
+    assert capsys.readouterr().err.startswith("UnknownVersion: delivery_time has no version 9")
+    assert command_line.main(["run", "--threshold", "beauty=1"]) == 1
+    assert "has no gates ['beauty']" in capsys.readouterr().err
+
+
+def test_a_model_without_versions_says_how_to_get_one(registry, capsys):
+    assert command_line.main(["models"]) == 0
+    assert "no versions yet: train one" in capsys.readouterr().out

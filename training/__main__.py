@@ -1,0 +1,142 @@
+"""`python -m training`: train a model, and look after its versions.
+
+run [--as-of INSTANT] [--threshold GATE=VALUE]   build, check, train, evaluate, register or reject
+models                                           the registered versions and what moved the champion
+promote VERSION | rollback                       move the champion
+lineage VERSION                                  what a version was made of
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from config import Settings, get_settings
+from feature_repo.window import as_utc, floor_hour
+from training.errors import TrainingError
+from training.lineage import render_tree
+from training.models import get_spec, specs
+from training.registry import ModelRegistry, Promotion
+from training.report import gates_table
+
+FAILED, REJECTED, STOPPED = 1, 3, 4
+"""Exit codes, so that a script can tell a refused model from a broken run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 (error), 3 (rejected by a gate), 4 (training data refused)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return int(options.command(options, get_settings()))
+    except (TrainingError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    from training import pipeline
+
+    as_of = as_utc(options.as_of) if options.as_of else floor_hour(datetime.now(UTC))
+    spec = get_spec(options.model, settings).with_thresholds(dict(options.threshold))
+    story = pipeline.run(as_of, settings, spec, lambda text: print(f"  {text}", flush=True))
+    print(_summary(story, spec.unit))
+    return {"registered": 0, "rejected": REJECTED, "stopped": STOPPED}[story["status"]]
+
+
+def _models(options: argparse.Namespace, settings: Settings) -> int:
+    registry = ModelRegistry(settings, options.model)
+    registry.check()
+    versions = registry.versions()
+    if not versions:
+        print(f"{options.model} has no versions yet: train one (make train)")
+    for version in versions:
+        tags = version.tags
+        print(
+            f"{version.version:>4}  {', '.join(version.aliases) or '-':<20} as of {tags.get('as_of', '?')}  "
+            f"validation {tags.get('validation_mae', '?')}  test {tags.get('test_mae', '?')}  run {version.run_id}"
+        )
+    for move in registry.history():
+        print(f"      {_sentence(move)}")
+    return 0
+
+
+def _promote(options: argparse.Namespace, settings: Settings) -> int:
+    registry = ModelRegistry(settings, options.model)
+    registry.check()
+    print(_sentence(registry.promote(options.version, datetime.now(UTC), getpass.getuser(), options.why)))
+    return 0
+
+
+def _rollback(options: argparse.Namespace, settings: Settings) -> int:
+    registry = ModelRegistry(settings, options.model)
+    registry.check()
+    print(_sentence(registry.rollback(datetime.now(UTC), getpass.getuser(), options.why)))
+    return 0
+
+
+def _lineage(options: argparse.Namespace, settings: Settings) -> int:
+    registry = ModelRegistry(settings, options.model)
+    registry.check()
+    print(render_tree(registry.lineage(options.version)))
+    return 0
+
+
+def _summary(story: dict[str, Any], unit: str) -> str:
+    lines = [f"{story['model']} as of {story['as_of']}: {story['status']}"]
+    lines += [f"  {failure}" for failure in story["validation"]["failures"]]
+    if "evaluation" in story:
+        metrics, baselines = story["evaluation"]["metrics"], story["evaluation"]["baselines"]
+        lines += [f"  test error {metrics['test_mae']:.2f} {unit}, validation {metrics['validation_mae']:.2f}"]
+        lines += [f"  baseline {name}: test {values['test_mae']:.2f}" for name, values in baselines.items()]
+        lines += [gates_table(story["evaluation"]["gates"])]
+    if "registration" in story:
+        made = story["registration"]
+        how = "champion now" if made["registered"] else "registered before, the champion was left as it is"
+        lines += [f"  version {made['version']}: {how} (before: {made['previous'] or 'none'})"]
+    return "\n".join([*lines, f"  seconds: {story['seconds']}"])
+
+
+def _sentence(move: Promotion) -> str:
+    if move.before == move.after:
+        return f"version {move.after} is the champion already"
+    return f"{move.at}  {move.action}: version {move.before or 'none'} -> {move.after}, by {move.who} ({move.why})"
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r}: write GATE=VALUE, for example validation_mae=14")
+    return name, float(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument("--model", default="delivery_time", choices=sorted(specs()))
+        added.set_defaults(command=function)
+        return added
+
+    run = command("run", _run, "build the training set, train, evaluate, register or reject")
+    run.add_argument("--as-of", help="ISO instant with a zone; what is known later plays no part (default: this hour)")
+    run.add_argument("--threshold", type=_threshold, action="append", default=[], metavar="GATE=VALUE")
+    command("models", _models, "list the registered versions")
+    promote = command("promote", _promote, "make a version the champion")
+    promote.add_argument("version")
+    rollback = command("rollback", _rollback, "make the champion's predecessor the champion again")
+    for moving in (promote, rollback):
+        moving.add_argument("--why", default="by hand", help="kept in the history")
+    command("lineage", _lineage, "what a version was made of").add_argument("version")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

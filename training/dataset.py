@@ -1,0 +1,385 @@
+"""The training set: one row per prediction that could have been made, with what was known at that instant.
+
+Features come from Feast's historical retrieval and from nowhere else. A data set is stored once per content, under its
+hash, and found again when nothing that it depends on has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from feature_repo.window import Window, as_utc, floor_hour
+from training.errors import DatasetError, EmptyPopulation, RowsChanged
+from training.files import canonical_hash, file_hash, new_directory, read_json, write_json
+from training.lineage import code_hash
+from training.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from config import Settings
+
+LOGGER = logging.getLogger(__name__)
+
+ROWS = "rows.parquet"
+DESCRIPTION = "dataset.json"
+LABEL_KNOWN_AT = "label_known_at"
+
+IDENTITY = ("model", "as_of", "window", "feature_service", "definitions_hash", "seed", "rows_hash")
+"""What a data set's hash covers, beside the type of its content."""
+
+NEEDED_ORDER_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "distance_km": ("distance_km",),
+    "order_value": ("order_value",),
+    "item_count": ("item_count",),
+    "preparation_minutes": ("picked_up_at", "accepted_at"),
+    "acceptance_rate": ("accepted_at",),
+    "on_time_rate": ("promised_minutes", "driver_id"),
+}
+"""Part of a feature's name -> order columns; a source that has none of one of them cannot give the feature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A stored training set.
+
+    Parameters
+    ----------
+    directory : Path
+        Holds `rows.parquet` and `dataset.json`.
+    description : dict
+        The content of `dataset.json`.
+    """
+
+    directory: Path
+    description: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        return str(self.description["hash"])
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the model's inputs, in order."""
+        return [str(item["name"]) for item in self.description["inputs"]]
+
+    def view_inputs(self, view: str) -> list[str]:
+        """Names of the inputs that come from one feature view."""
+        return [str(item["name"]) for item in self.description["inputs"] if item["view"] == view]
+
+    def rows(self) -> pl.DataFrame:
+        """The rows, ordered by the row id.
+
+        Raises
+        ------
+        DatasetError
+            The file is damaged or is not the one that was described.
+        """
+        path = self.directory / ROWS
+        try:
+            rows = pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DatasetError(
+                f"{path} cannot be read ({error}): remove {self.directory} and build it again"
+            ) from error
+        if rows.height != self.description["row_count"]:
+            raise DatasetError(
+                f"{path} has {rows.height} rows, {DESCRIPTION} says {self.description['row_count']}: "
+                f"remove {self.directory} and build it again"
+            )
+        return rows
+
+
+def window_of(as_of: datetime, spec: ModelSpec) -> Window:
+    """The window of prediction instants of a training run: whole hours, ending at or just before `as_of`."""
+    return Window.last(timedelta(days=spec.window_days), floor_hour(as_of))
+
+
+def build_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> tuple[Dataset, bool]:
+    """Build and store the training set of a model as it could be known at `as_of`.
+
+    Returns
+    -------
+    (Dataset, bool)
+        The bool says that it was there already, and nothing that it depends on has changed.
+
+    Raises
+    ------
+    EmptyPopulation
+        No row has a label that is known at `as_of`.
+    RowsChanged
+        The feature store did not give back the rows that it was asked for.
+    """
+    as_of = as_utc(as_of)
+    sources = _describe_sources(as_of, settings, spec)
+    key = canonical_hash({"spec": spec.fingerprint(), "code": code_hash(), "sources": sources})
+    pointer = settings.datasets / "inputs" / f"{key}.json"
+    if pointer.exists() and (found := settings.datasets / read_json(pointer)["hash"] / DESCRIPTION).exists():
+        LOGGER.info("data set %s: nothing that it depends on has changed, reused", found.parent.name[:12])
+        return load_dataset(found.parent), True
+    population = spec.population(window_of(as_of, spec), as_of, settings).collect()
+    if not population.height:
+        raise EmptyPopulation(
+            f"{spec.name}: no row in {window_of(as_of, spec)} has a label that is known at {as_of.isoformat()}: "
+            "bring in orders of this window (make ingest), or move --as-of"
+        )
+    rows = with_features(_entity_frame(population, sources, spec), settings, spec)
+    description = sources | {"absent_columns": _absent_columns(population)}
+    dataset = store_dataset(rows, description, settings.datasets, spec)
+    write_json(pointer, {"hash": dataset.hash})
+    LOGGER.info("data set %s: %d rows stored in %s", dataset.hash[:12], rows.height, dataset.directory)
+    return dataset, False
+
+
+def with_features(entities: pl.DataFrame, settings: Settings, spec: ModelSpec) -> pl.DataFrame:
+    """Add the features of the spec's service to entity rows (with `event_timestamp`), through Feast.
+
+    Raises
+    ------
+    RowsChanged
+        Rows came back missing, added or in another order.
+    """
+    from feature_repo.store import feature_store
+
+    store = feature_store(settings)
+    service = store.get_feature_service(spec.feature_service)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="On demand feature view is an experimental feature")
+        job = store.get_historical_features(entities.to_pandas(), service, full_feature_names=True)
+        answer = job.to_df()
+    if answer[spec.row_id].tolist() != entities[spec.row_id].to_list():
+        raise RowsChanged(
+            f"{spec.feature_service}: {entities.height} rows went into the historical retrieval, {len(answer)} came "
+            "back or their order changed: the offline store must return each row once, in order"
+        )
+    features = pl.from_pandas(answer, nan_to_null=True)
+    new = [name for name in features.columns if name not in entities.columns]
+    return entities.hstack(features.select(new))
+
+
+def store_dataset(rows: pl.DataFrame, description: Mapping[str, Any], root: Path, spec: ModelSpec) -> Dataset:
+    """Store rows and their description under their hash, in one rename; the same content is stored once.
+
+    Parameters
+    ----------
+    rows : pl.DataFrame
+        Row id, instant, label, `label_known_at`, and every input of `description["inputs"]`; other columns are kept.
+    description : mapping
+        Where the rows come from: see `_describe_sources`.
+    root : Path
+        The directory of all data sets.
+    spec : ModelSpec
+
+    Raises
+    ------
+    DatasetError
+        A column is missing.
+    """
+    inputs = [str(item["name"]) for item in description["inputs"]]
+    missing = [name for name in (spec.row_id, spec.instant, spec.label, LABEL_KNOWN_AT, *inputs) if name not in rows]
+    if missing:
+        raise DatasetError(f"{spec.name}: the training rows have no columns {missing}; they have {rows.columns}")
+    content = rows.sort(spec.row_id)
+    full = dict(description) | {"rows_hash": rows_hash(content)} | _statistics(content, inputs, spec)
+    full["hash"] = canonical_hash({name: full[name] for name in IDENTITY})
+    directory = root / full["hash"]
+    if not (directory / DESCRIPTION).exists():
+        with new_directory(directory) as temporary:
+            content.write_parquet(temporary / ROWS, compression="zstd", statistics=True)
+            write_json(temporary / DESCRIPTION, full)
+    return load_dataset(directory)
+
+
+def load_dataset(directory: Path) -> Dataset:
+    """The data set in a directory.
+
+    Raises
+    ------
+    DatasetError
+        There is none.
+    """
+    path = directory / DESCRIPTION
+    if not path.exists():
+        raise DatasetError(f"no data set in {directory}: build it with `python -m training run --as-of ...`")
+    return Dataset(directory, read_json(path))
+
+
+def rows_hash(rows: pl.DataFrame) -> str:
+    """SHA-256 of the rows in their order: column names, types and values."""
+    digest = hashlib.sha256(repr(list(rows.schema.items())).encode())
+    for column in rows.iter_columns():
+        digest.update(column.rechunk().to_frame().write_ipc(None, compat_level=pl.CompatLevel.oldest()).getvalue())
+    return digest.hexdigest()
+
+
+def check_dataset(dataset: Dataset, spec: ModelSpec) -> dict[str, Any]:
+    """What is wrong with a training set, if anything.
+
+    Returns
+    -------
+    dict
+        `stopped` (bool), `failures` (list of sentences), `absent_in_source` (features that are all missing because the
+        source lacks the column that they are made of), `null_rates`.
+    """
+    rows = dataset.rows()
+    rates: dict[str, float] = dataset.description["null_rates"]
+    absent = absent_features(dataset)
+    failures = [*_row_failures(rows, spec), *_label_failures(rows, spec), *_null_failures(rates, absent, spec)]
+    return {
+        "stopped": bool(failures),
+        "failures": failures,
+        "absent_in_source": absent,
+        "null_rates": rates,
+        "rows": rows.height,
+    }
+
+
+def absent_features(dataset: Dataset) -> list[str]:
+    """Features without any value because the source lacks the order column that they are made of."""
+    gone = set(dataset.description["absent_columns"])
+    keys = {str(view["name"]): str(view["join_key"]) for view in dataset.description["views"]}
+    rates = dataset.description["null_rates"]
+    return [
+        item["name"]
+        for item in dataset.description["inputs"]
+        if rates[item["name"]] == 1.0 and gone.intersection(_needed_columns(item, keys))
+    ]
+
+
+def _needed_columns(item: Mapping[str, Any], join_keys: Mapping[str, str]) -> set[str]:
+    feature = str(item["feature"] or item["name"])
+    needed = {column for part, columns in NEEDED_ORDER_COLUMNS.items() if part in feature for column in columns}
+    return needed | {join_keys[item["view"]]} if item["view"] in join_keys else needed
+
+
+def _row_failures(rows: pl.DataFrame, spec: ModelSpec) -> Iterable[str]:
+    if rows.height < spec.limits.minimum_rows:
+        yield (
+            f"{rows.height} rows, at least {spec.limits.minimum_rows} are needed: bring in more history, or lower "
+            "`minimum_rows` in the spec"
+        )
+    duplicated = rows.height - rows[spec.row_id].n_unique()
+    if duplicated:
+        example = rows.filter(pl.col(spec.row_id).is_duplicated())[spec.row_id][0]
+        yield f"{duplicated} rows have the {spec.row_id} of another (for example {example}): list each row once"
+
+
+def _label_failures(rows: pl.DataFrame, spec: ModelSpec) -> Iterable[str]:
+    label, limits = rows[spec.label], spec.limits
+    outside = rows.filter(~pl.col(spec.label).is_between(limits.label_minimum, limits.label_maximum).fill_null(False))
+    if outside.height:
+        yield (
+            f"{outside.height} rows have a {spec.label} that is missing or outside of "
+            f"[{limits.label_minimum:g}, {limits.label_maximum:g}] (for example {spec.row_id} "
+            f"{outside[spec.row_id][0]}: {outside[spec.label][0]})"
+        )
+    if rows.height and label.n_unique() == 1:
+        yield f"{spec.label} is {label[0]} on every row: nothing can be learnt from a constant"
+
+
+def _null_failures(rates: Mapping[str, float], absent: Iterable[str], spec: ModelSpec) -> Iterable[str]:
+    for name, rate in rates.items():
+        if name in absent or rate <= spec.limits.maximum_null_rate:
+            continue
+        if rate == 1.0:
+            yield (
+                f"{name} has no value on any row although the source has its column: compute and publish the features "
+                "of this window (make backfill), or look at the transform"
+            )
+        else:
+            allowed = spec.limits.maximum_null_rate
+            yield f"{name} is missing on {rate:.1%} of the rows, at most {allowed:.1%} are allowed"
+
+
+def _describe_sources(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    from feature_repo import catalog
+    from feature_repo.transforms.request_time import REQUEST_FUNCTION_VERSION
+
+    window = window_of(as_of, spec)
+    inputs = [asdict(item) for item in catalog.model_inputs(spec.feature_service)]
+    used = [view for view in catalog.batch_views() if any(item["view"] == view.name for item in inputs)]
+    longest = max((view.ttl for view in used), default=timedelta())
+    return {
+        "model": spec.name,
+        "as_of": as_of.isoformat(),
+        "window": {"start": window.start.isoformat(), "end": window.end.isoformat()},
+        "feature_service": spec.feature_service,
+        "definitions_hash": catalog.definitions_hash(),
+        "request_function_version": REQUEST_FUNCTION_VERSION,
+        "seed": spec.seed,
+        "inputs": inputs,
+        "views": [_describe_view(view, inputs) for view in used],
+        "order_partitions": _order_partitions(window, as_of, settings),
+        "feature_tables": {
+            view.name: _table_hash(settings.features / view.name, window.start - longest, as_of) for view in used
+        },
+    }
+
+
+def _describe_view(view: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    features = [item["feature"] for item in inputs if item["view"] == view.name]
+    ttl = int(view.ttl.total_seconds())
+    return {"name": view.name, "join_key": view.join_key, "ttl_seconds": ttl, "features": features}
+
+
+def _order_partitions(window: Window, as_of: datetime, settings: Settings) -> list[dict[str, str]]:
+    from feature_repo.orders.schema import orders_table
+
+    table = orders_table(settings)
+    files = table.files(Window(window.start, floor_hour(as_of) + timedelta(hours=1)))
+    return [
+        {
+            "path": path.relative_to(settings.data_dir).as_posix(),
+            "sha256": _hash_until(path, table.time_column, as_of),
+        }
+        for path in files
+    ]
+
+
+def _table_hash(root: Path, start: datetime, as_of: datetime) -> str:
+    first, last = f"day={start:%Y-%m-%d}", f"day={as_of:%Y-%m-%d}"
+    files = [path for path in sorted(root.glob("day=*/*.parquet")) if first <= path.parent.name <= last]
+    hashes = [_hash_until(path, "event_timestamp", as_of) for path in files]
+    return canonical_hash(
+        [[path.relative_to(root).as_posix(), found] for path, found in zip(files, hashes, strict=True)]
+    )
+
+
+def _hash_until(path: Path, time_column: str, as_of: datetime) -> str:
+    """Of a whole day, the file's hash; of the day of `as_of`, which still grows, that of the rows until then."""
+    if path.parent.name != f"day={as_of:%Y-%m-%d}":
+        return file_hash(path)
+    return rows_hash(pl.read_parquet(path, hive_partitioning=False).filter(pl.col(time_column) <= as_of))
+
+
+def _entity_frame(population: pl.DataFrame, sources: Mapping[str, Any], spec: ModelSpec) -> pl.DataFrame:
+    keys = [str(view["join_key"]) for view in sources["views"]]
+    request = [str(item["name"]) for item in sources["inputs"] if item["source"] == "request"]
+    columns = dict.fromkeys([spec.row_id, spec.instant, *keys, *request, spec.label, LABEL_KNOWN_AT])
+    return population.select(list(columns)).sort(spec.row_id).with_columns(event_timestamp=pl.col(spec.instant))
+
+
+def _absent_columns(population: pl.DataFrame) -> list[str]:
+    return [name for name in population.columns if population[name].null_count() == population.height]
+
+
+def _statistics(rows: pl.DataFrame, inputs: list[str], spec: ModelSpec) -> dict[str, Any]:
+    def text(instant: object) -> str | None:
+        return instant.isoformat() if isinstance(instant, datetime) else None
+
+    return {
+        "row_id": spec.row_id,
+        "instant": spec.instant,
+        "label": spec.label,
+        "row_count": rows.height,
+        "null_rates": {name: rows[name].null_count() / rows.height if rows.height else 0.0 for name in inputs},
+        "earliest": text(rows[spec.instant].min()),
+        "latest": text(rows[spec.instant].max()),
+    }

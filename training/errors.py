@@ -1,0 +1,65 @@
+"""What can go wrong in training, and what its message tells the reader to do.
+
+TrainingError
+├── DatasetError            the training set cannot be built or read
+│   ├── EmptyPopulation     no row has a label that is known by now
+│   └── RowsChanged         the feature store gave back other rows than it was asked for
+├── UnknownModel            no spec of that name
+├── GatesNotPassed          a version was about to be made of a candidate that failed a gate
+├── BundleMismatch          the files of a model do not agree with each other
+└── RegistryError
+    ├── RegistryUnavailable MLflow does not answer
+    ├── UnknownVersion      no such version of the model
+    ├── ChampionMoved       somebody else promoted in the meantime
+    └── NothingToRollBack   the champion has no predecessor
+"""
+
+from __future__ import annotations
+
+
+class TrainingError(Exception):
+    """Base of all errors of this room."""
+
+
+class DatasetError(TrainingError):
+    """The training set cannot be built or read."""
+
+
+class EmptyPopulation(DatasetError):
+    """No row has a label that is known at the as-of instant."""
+
+
+class RowsChanged(DatasetError):
+    """The feature store gave back other rows than it was asked for."""
+
+
+class UnknownModel(TrainingError):
+    """No spec of that name in `training/models/`."""
+
+
+class GatesNotPassed(TrainingError):
+    """A version was about to be made of a candidate that failed a gate."""
+
+
+class BundleMismatch(TrainingError):
+    """The files of a model do not agree with each other."""
+
+
+class RegistryError(TrainingError):
+    """The model registry refuses, or is in another state than expected."""
+
+
+class RegistryUnavailable(RegistryError):
+    """MLflow does not answer."""
+
+
+class UnknownVersion(RegistryError):
+    """No such version of the model."""
+
+
+class ChampionMoved(RegistryError):
+    """Somebody else promoted a version in the meantime."""
+
+
+class NothingToRollBack(RegistryError):
+    """The champion has no predecessor."""

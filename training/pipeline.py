@@ -1,0 +1,393 @@
+"""The steps of training, as plain functions of an instant; a DAG task is one call of one of them.
+
+Steps hand nothing to each other but files: which data set and which candidate belong to an instant is noted under
+`datasets/runs/`, so each step can run in a process, or on a day, of its own. A step whose inputs have not changed finds
+its result again and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from feature_repo.window import as_utc
+from training import dataset as datasets
+from training import evaluate as evaluation_of
+from training.bundle import verify_bundle, write_bundle
+from training.dataset import Dataset
+from training.errors import BundleMismatch, DatasetError, GatesNotPassed, TrainingError
+from training.export import OnnxModel, to_onnx
+from training.files import canonical_hash, new_directory, read_json, write_json
+from training.gates import ChampionEvidence, Evidence, GateResult, decide
+from training.lineage import code_hash, lineage_tags
+from training.registry import REGISTERED_TAG, SERVING, ModelRegistry, Version
+from training.report import report
+from training.spec import ModelSpec
+from training.split import Split, split_by_time
+from training.train import Fitted, Progress, fit, hide, labels, matrix
+
+if TYPE_CHECKING:
+    from config import Settings
+
+LOGGER = logging.getLogger(__name__)
+
+ONNX, CANDIDATE, EVALUATION = "model.onnx", "candidate.json", "evaluation.json"
+WHO = "training pipeline"
+
+Step = Callable[[datetime, "Settings", ModelSpec], dict[str, Any]]
+
+
+def build_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    """Build and store the training set, unless nothing that it depends on has changed.
+
+    Returns
+    -------
+    dict
+        `dataset` (hash), `rows`, `reused`, `window`, `directory` (relative to the data directory).
+
+    Raises
+    ------
+    RegistryUnavailable
+        MLflow does not answer: better known now than after the training.
+    DatasetError
+    """
+    ModelRegistry(settings, spec.name).check()
+    dataset, reused = datasets.build_dataset(as_of, settings, spec)
+    note_dataset(as_of, settings, spec, dataset)
+    return {
+        "dataset": dataset.hash,
+        "rows": dataset.description["row_count"],
+        "reused": reused,
+        "window": dataset.description["window"],
+        "earliest": dataset.description["earliest"],
+        "directory": dataset.directory.relative_to(settings.data_dir).as_posix(),
+    }
+
+
+def validate_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    """Check the training set: see `training.dataset.check_dataset`. The verdict is kept beside the rows."""
+    dataset = noted_dataset(as_of, settings, spec)
+    verdict = datasets.check_dataset(dataset, spec)
+    write_json(dataset.directory / "validation.json", verdict)
+    for failure in verdict["failures"]:
+        LOGGER.error("data set %s: %s", dataset.hash[:12], failure)
+    return {name: verdict[name] for name in ("stopped", "failures", "absent_in_source", "rows")}
+
+
+def train(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress = LOGGER.info) -> dict[str, Any]:
+    """Fit the candidates, keep the best with its ONNX form, and log both to an MLflow run.
+
+    Returns
+    -------
+    dict
+        `candidate` (key), `run_id`, `reused`, `trials`, `onnx_difference` (largest, over the validation rows).
+    """
+    registry = ModelRegistry(settings, spec.name)
+    registry.check()
+    dataset = noted_dataset(as_of, settings, spec)
+    directory = _candidate_directory(dataset, spec)
+    if (directory / CANDIDATE).exists():
+        found: dict[str, Any] = read_json(directory / CANDIDATE)
+        if registry.run_exists(found["run_id"]):
+            LOGGER.info("candidate %s: trained before on the same data by the same code, reused", directory.name)
+            return found | {"reused": True}
+        shutil.rmtree(directory)
+    with new_directory(directory) as temporary:
+        candidate = _train(dataset, registry, spec, temporary, progress)
+        write_json(temporary / CANDIDATE, candidate)
+    return candidate | {"reused": False}
+
+
+def evaluate(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    """Measure the candidate, compare it with baselines and champion, and let the gates decide.
+
+    Returns
+    -------
+    dict
+        `passed`, `gates`, `metrics`, `baselines`, `champion` (version or None), `interval`, `slices`, `rows`, `gap`.
+    """
+    dataset = noted_dataset(as_of, settings, spec)
+    candidate = _candidate(dataset, spec)
+    registry = ModelRegistry(settings, spec.name)
+    split = split_by_time(dataset.rows(), spec)
+    model = OnnxModel((_candidate_directory(dataset, spec) / ONNX).read_bytes())
+    evaluation = evaluation_of.evaluate(model.predict, split, dataset, spec)
+    champion = registry.champion()
+    evidence = Evidence(
+        metrics=evaluation["metrics"],
+        baselines={name: metrics["validation_mae"] for name, metrics in evaluation["baselines"].items()},
+        champion=score_champion(champion, registry, split, dataset, settings, spec) if champion else None,
+        onnx_difference=candidate["onnx_difference"],
+        unit=spec.unit,
+    )
+    gates = decide(evidence, spec.gates)
+    evaluation |= {
+        "champion": champion.version if champion else None,
+        "gates": [gate.to_dict() for gate in gates],
+        "passed": all(gate.passed for gate in gates),
+    }
+    _log_evaluation(as_of, evaluation, candidate["run_id"], dataset, registry, spec)
+    return evaluation
+
+
+def register(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    """Make a version of the candidate and the champion of the version, if every gate was passed.
+
+    The champion that the gates compared with must still be the champion; otherwise they are asked again. A candidate
+    that was registered before is not registered again, nor made champion again: somebody may have rolled it back.
+
+    Returns
+    -------
+    dict
+        `version`, `previous` (version or None), `registered` (False if it had been before), `run_id`.
+
+    Raises
+    ------
+    GatesNotPassed
+    """
+    dataset = noted_dataset(as_of, settings, spec)
+    candidate = _candidate(dataset, spec)
+    registry = ModelRegistry(settings, spec.name)
+    with registry.locked():
+        champion = registry.champion()
+        before = champion.version if champion else None
+        evaluation = read_json(_candidate_directory(dataset, spec) / EVALUATION)
+        known = _registered_before(candidate["key"], registry)
+        if known is not None and REGISTERED_TAG in known.tags:
+            LOGGER.info("%s: registered before as version %s", spec.name, known.version)
+            return _registered(known, before, candidate, fresh=False)
+        if evaluation["champion"] != before:
+            LOGGER.info("%s: the champion moved since the evaluation, asking the gates again", spec.name)
+            evaluation = evaluate(as_of, settings, spec)
+        _require_passed(evaluation, spec)
+        version = known or _create_version(dataset, candidate, evaluation, registry, spec)
+        registry.promote_locked(version, as_utc(as_of), WHO, "passed every gate", before)
+    registry.set_run_tags(candidate["run_id"], {"decision": "registered", "version": version.version})
+    registry.end_run(candidate["run_id"])
+    return _registered(version, before, candidate, fresh=True)
+
+
+def reject(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    """Note on the candidate's run why it was not registered. The champion stays.
+
+    Returns
+    -------
+    dict
+        `run_id`, `reasons`, `champion` (version or None).
+    """
+    dataset = noted_dataset(as_of, settings, spec)
+    candidate = _candidate(dataset, spec)
+    evaluation = read_json(_candidate_directory(dataset, spec) / EVALUATION)
+    reasons = _failed(evaluation)
+    registry = ModelRegistry(settings, spec.name)
+    registry.set_run_tags(candidate["run_id"], {"decision": "rejected", "reasons": "; ".join(reasons)[:5000]})
+    registry.end_run(candidate["run_id"])
+    for reason in reasons:
+        LOGGER.warning("%s rejected: %s", spec.name, reason)
+    return {"run_id": candidate["run_id"], "reasons": reasons, "champion": evaluation["champion"]}
+
+
+def run(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress = LOGGER.info) -> dict[str, Any]:
+    """All steps in order.
+
+    Returns
+    -------
+    dict
+        `status` (`registered`, `rejected` or `stopped`), `seconds` per step, and under each step's name what it
+        returned (`dataset`, `validation`, `training`, `evaluation`, `registration` or `rejection`).
+    """
+    story: dict[str, Any] = {"model": spec.name, "as_of": as_utc(as_of).isoformat(), "seconds": {}}
+
+    def do(name: str, text: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        progress(text)
+        begun = time.perf_counter()
+        story[name] = step()
+        story["seconds"][name] = round(time.perf_counter() - begun, 2)
+        return dict(story[name])
+
+    do(
+        "dataset",
+        "training set: features as they were known at each order",
+        lambda: build_dataset(as_of, settings, spec),
+    )
+    if do("validation", "checking the training set", lambda: validate_dataset(as_of, settings, spec))["stopped"]:
+        return story | {"status": "stopped"}
+    do("training", f"fitting {len(spec.candidates)} candidates", lambda: train(as_of, settings, spec, progress))
+    if do("evaluation", "evaluating, asking the gates", lambda: evaluate(as_of, settings, spec))["passed"]:
+        do("registration", "registering the version", lambda: register(as_of, settings, spec))
+        return story | {"status": "registered"}
+    do("rejection", "rejecting the candidate", lambda: reject(as_of, settings, spec))
+    return story | {"status": "rejected"}
+
+
+def noted_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> Dataset:
+    """The data set that was built for this instant.
+
+    Raises
+    ------
+    DatasetError
+        None was.
+    """
+    path = _note_path(as_of, settings, spec)
+    if not path.exists():
+        raise DatasetError(f"{spec.name}: no data set was built as of {as_of.isoformat()}: run build_dataset first")
+    return datasets.load_dataset(settings.datasets / read_json(path)["dataset"])
+
+
+def note_dataset(as_of: datetime, settings: Settings, spec: ModelSpec, dataset: Dataset) -> None:
+    """Note which data set was built for this instant."""
+    write_json(_note_path(as_of, settings, spec), {"dataset": dataset.hash})
+
+
+def score_champion(
+    champion: Version, registry: ModelRegistry, split: Split, dataset: Dataset, settings: Settings, spec: ModelSpec
+) -> ChampionEvidence:
+    """The champion's error on the candidate's validation rows, its inputs taken by name."""
+    advice = f"promote a version that can be (python -m training promote VERSION --model {spec.name}), or retire it"
+    try:
+        bundle = registry.fetch_bundle(champion, settings.datasets / "bundles")
+        content = verify_bundle(bundle)
+        model = OnnxModel((bundle / ONNX).read_bytes())
+    except (BundleMismatch, OSError, ValueError, KeyError) as error:
+        return ChampionEvidence(champion.version, None, f"its bundle is damaged ({error}); {advice}")
+    names = [str(item["name"]) for item in content["inputs"]]
+    missing = [name for name in names if name not in split.validation.columns]
+    if missing:
+        problem = f"the data set lacks its inputs {missing}; bring these features back, {advice}"
+        return ChampionEvidence(champion.version, None, problem)
+    rows = _without_hidden(split.validation, dataset, spec)
+    mae = evaluation_of.error_metrics(model.predict(matrix(rows, names)), labels(rows, spec))["mae"]
+    same = content["definitions_hash"] == dataset.description["definitions_hash"]
+    return ChampionEvidence(champion.version, mae, note="" if same else "its features were defined otherwise")
+
+
+def _train(
+    dataset: Dataset, registry: ModelRegistry, spec: ModelSpec, directory: Path, progress: Progress
+) -> dict[str, Any]:
+    split = split_by_time(dataset.rows(), spec)
+    key = _key(dataset, spec)
+    tags = lineage_tags(dataset.description, key) | {"owner": spec.owner}
+    parameters = {"estimator": spec.estimator, "hidden_share": spec.hidden.share if spec.hidden else 0.0}
+    run_id = registry.start_run(f"{dataset.description['as_of'][:16]} {dataset.hash[:8]}", tags, parameters)
+    try:
+        fitted = fit(split, dataset, spec, progress)
+        difference = _export(fitted, split, dataset, spec, directory)
+        registry.log_parameters(run_id, fitted.parameters)
+        registry.log_files(run_id, dataset.directory / datasets.DESCRIPTION)
+        progress("logging the estimator to MLflow")
+        registry.log_sklearn(run_id, fitted.model, dataset.inputs, spec.label)
+    except BaseException:
+        _end_quietly(registry, run_id)
+        raise
+    return {"key": key, "run_id": run_id, "trials": fitted.trials, "onnx_difference": difference}
+
+
+def _export(fitted: Fitted, split: Split, dataset: Dataset, spec: ModelSpec, directory: Path) -> float:
+    content = to_onnx(fitted.model, len(dataset.inputs))
+    full = matrix(split.validation, dataset.inputs)
+    differences = [
+        abs(fitted.model.predict(values) - OnnxModel(content).predict(values)).max()
+        for values in (full, hide(full, dataset, spec, 1.0))
+    ]
+    (directory / ONNX).write_bytes(content)
+    return float(max(differences))
+
+
+def _end_quietly(registry: ModelRegistry, run_id: str) -> None:
+    try:
+        registry.end_run(run_id, "FAILED")
+    except TrainingError as error:
+        LOGGER.warning("run %s could not be marked as failed: %s", run_id, error)
+
+
+def _log_evaluation(
+    as_of: datetime,
+    evaluation: dict[str, Any],
+    run_id: str,
+    dataset: Dataset,
+    registry: ModelRegistry,
+    spec: ModelSpec,
+) -> None:
+    directory = _candidate_directory(dataset, spec)
+    page = report(evaluation, f"{spec.name} as of {as_utc(as_of).isoformat()}", spec.unit)
+    (directory / "report.md").write_text(page, encoding="utf-8")
+    write_json(directory / "gates.json", evaluation["gates"])
+    write_json(directory / EVALUATION, evaluation)
+    baselines = {
+        f"baseline_{name}_{key}": value
+        for name, metrics in evaluation["baselines"].items()
+        for key, value in metrics.items()
+        if key.endswith("_mae")
+    }
+    interval = {f"interval_{name}": value for name, value in evaluation["interval"].items()}
+    registry.log_metrics(run_id, {**evaluation["metrics"], **baselines, **interval}, as_utc(as_of))
+    for name in ("report.md", "gates.json", EVALUATION):
+        registry.log_files(run_id, directory / name)
+
+
+def _create_version(
+    dataset: Dataset, candidate: dict[str, Any], evaluation: dict[str, Any], registry: ModelRegistry, spec: ModelSpec
+) -> Version:
+    directory = _candidate_directory(dataset, spec)
+    shutil.rmtree(directory / SERVING, ignore_errors=True)
+    with new_directory(directory / SERVING) as temporary:
+        split = split_by_time(dataset.rows(), spec)
+        write_bundle(temporary, (directory / ONNX).read_bytes(), evaluation, split, dataset, spec)
+    registry.log_files(candidate["run_id"], directory / SERVING, SERVING)
+    metrics = {name: f"{evaluation['metrics'][name]:.4f}" for name in ("validation_mae", "test_mae")}
+    tags = lineage_tags(dataset.description, candidate["key"]) | metrics
+    return registry.create_version(candidate["run_id"], tags, [GateResult(**gate) for gate in evaluation["gates"]])
+
+
+def _registered_before(key: str, registry: ModelRegistry) -> Version | None:
+    return next((version for version in registry.versions() if version.tags.get("candidate_key") == key), None)
+
+
+def _registered(version: Version, previous: str | None, candidate: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
+    return {
+        "version": version.version,
+        "previous": previous,
+        "registered": fresh,
+        "run_id": candidate["run_id"],
+    }
+
+
+def _require_passed(evaluation: dict[str, Any], spec: ModelSpec) -> None:
+    if not evaluation["passed"]:
+        raise GatesNotPassed(f"{spec.name} was not registered, the champion stays: {'; '.join(_failed(evaluation))}")
+
+
+def _failed(evaluation: dict[str, Any]) -> list[str]:
+    return [f"{gate['name']}: {gate['reason']}" for gate in evaluation["gates"] if not gate["passed"]]
+
+
+def _without_hidden(rows: pl.DataFrame, dataset: Dataset, spec: ModelSpec) -> pl.DataFrame:
+    hidden = dataset.view_inputs(spec.hidden.view) if spec.hidden else []
+    return rows.with_columns(pl.lit(None, pl.Float64).alias(name) for name in hidden)
+
+
+def _key(dataset: Dataset, spec: ModelSpec) -> str:
+    return canonical_hash({"dataset": dataset.hash, "spec": spec.fingerprint(), "code": code_hash()})
+
+
+def _candidate_directory(dataset: Dataset, spec: ModelSpec) -> Path:
+    return dataset.directory / "candidates" / _key(dataset, spec)[:16]
+
+
+def _candidate(dataset: Dataset, spec: ModelSpec) -> dict[str, Any]:
+    path = _candidate_directory(dataset, spec) / CANDIDATE
+    if not path.exists():
+        raise TrainingError(f"{spec.name}: data set {dataset.hash[:12]} has no trained candidate: run train first")
+    found: dict[str, Any] = read_json(path)
+    return found
+
+
+def _note_path(as_of: datetime, settings: Settings, spec: ModelSpec) -> Path:
+    return settings.datasets / "runs" / spec.name / f"{as_utc(as_of):%Y%m%dT%H%M%S}.json"

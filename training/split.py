@@ -1,0 +1,72 @@
+"""Train, validation and test by time, with a gap where a label was not known yet when the next part began."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from training.dataset import LABEL_KNOWN_AT
+from training.errors import DatasetError
+from training.spec import ModelSpec
+
+TRAIN_SHARE, VALIDATION_SHARE = 0.70, 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The three parts, each ordered by prediction instant and row id.
+
+    `gap` counts the rows left out of train and validation because their label became known only after the next part
+    had begun: a model trained at that instant could not have had them.
+    """
+
+    train: pl.DataFrame
+    validation: pl.DataFrame
+    test: pl.DataFrame
+    validation_start: datetime
+    test_start: datetime
+    gap: dict[str, int]
+
+    def parts(self) -> dict[str, pl.DataFrame]:
+        """The parts by name, in time order."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def split_by_time(rows: pl.DataFrame, spec: ModelSpec) -> Split:
+    """The first 70 % of the rows by prediction instant, the next 15 %, the last 15 %; equal instants stay together.
+
+    Raises
+    ------
+    DatasetError
+        A part would be empty.
+    """
+    ordered = rows.sort(spec.instant, spec.row_id)
+    if ordered.height < 3:
+        raise DatasetError(f"{spec.name}: {ordered.height} rows cannot be split into train, validation and test")
+    instants, height = ordered[spec.instant], ordered.height
+    validation_start = instants[int(TRAIN_SHARE * height)]
+    test_start = instants[int((TRAIN_SHARE + VALIDATION_SHARE) * height)]
+    instant = pl.col(spec.instant)
+    train = ordered.filter(instant < validation_start)
+    validation = ordered.filter(instant >= validation_start, instant < test_start)
+    kept = {"train": _known_before(train, validation_start), "validation": _known_before(validation, test_start)}
+    split = Split(
+        **kept,
+        test=ordered.filter(instant >= test_start),
+        validation_start=validation_start,
+        test_start=test_start,
+        gap={"train": train.height - kept["train"].height, "validation": validation.height - kept["validation"].height},
+    )
+    empty = [name for name, part in split.parts().items() if not part.height]
+    if empty:
+        raise DatasetError(
+            f"{spec.name}: no rows left for {empty} (train before {validation_start}, test from {test_start}; left out "
+            f"because their label was not known in time: {split.gap}): the history is too short"
+        )
+    return split
+
+
+def _known_before(rows: pl.DataFrame, instant: datetime) -> pl.DataFrame:
+    return rows.filter(pl.col(LABEL_KNOWN_AT) <= instant)
