@@ -1,0 +1,73 @@
+"""`python -m serving`: one process that answers on `settings.host:settings.serving_port` until it is told to stop."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+import sys
+import time
+
+import uvicorn
+from pydantic import ValidationError
+
+from config import Settings, get_settings
+from serving.app import create_app
+
+GRACE_SECONDS = 10
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket's address, taken before anything slow is started.
+
+    Raises
+    ------
+    SystemExit
+        The port is taken, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        reason = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
+        raise SystemExit(
+            f"serving: {host}:{port} {reason}. Stop it, or choose another port: ETA_SERVING_PORT"
+        ) from error
+    return listener
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is being answered and log what was predicted."""
+    started = time.perf_counter()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll of the registry otherwise
+    settings = _settings()
+    listener = bind(settings.host, settings.serving_port)
+    # uvicorn shuts down in order and then raises the signal once more: it ends the process as it should, with status 0.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: sys.exit(0))
+    app = create_app(settings)
+    logging.getLogger(__name__).info(
+        "serving on %s, API docs at %s/docs (start-up %.2f s)",
+        settings.serving_url,
+        settings.serving_url,
+        time.perf_counter() - started,
+    )
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _settings() -> Settings:
+    try:
+        return get_settings()
+    except ValidationError as error:
+        raise SystemExit(f"serving: the settings are not valid: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,436 @@
+"""The HTTP interface: what is asked, what is answered, and the routes."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.security import APIKeyHeader
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, ValidationError
+
+from feature_repo.window import as_utc
+from serving.errors import FieldError, Problem
+from serving.predictor import LABELS, FeatureStatus, Order
+from serving.service import Served, Service
+
+__all__ = ["MAXIMUM_ROWS", "PROBLEM_MEDIA_TYPE", "ProblemDocument", "field_errors", "router"]
+
+MAXIMUM_ROWS = 1_000
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def _instant(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("an instant is ISO 8601 text with a time zone, for example 2026-05-01T12:00:00+00:00")
+    try:
+        instant = as_utc(value)
+    except OverflowError as error:
+        raise ValueError(f"{value} is out of range") from error
+    if not EARLIEST <= instant < LATEST:
+        raise ValueError(f"{value} is not between {EARLIEST:%Y} and {LATEST:%Y}")
+    return instant
+
+
+Instant = Annotated[datetime, BeforeValidator(_instant, json_schema_input_type=datetime)]
+Identifier = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class OrderRequest(BaseModel):
+    """An order at the moment it is placed."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "order_id": "o-1001",
+                    "restaurant_id": "r-17",
+                    "customer_id": "c-2048",
+                    "zone_id": "z-3",
+                    "placed_at": "2026-05-01T12:30:00+00:00",
+                    "distance_km": 2.4,
+                    "item_count": 3,
+                    "order_value": 31.5,
+                }
+            ]
+        },
+    )
+
+    restaurant_id: Identifier = Field(description="Who cooks.")
+    order_id: Identifier | None = Field(
+        default=None, description="Returned and logged, so that outcomes can be joined."
+    )
+    driver_id: Identifier | None = Field(default=None, description="Who drives, if that is known already.")
+    customer_id: Identifier | None = None
+    zone_id: Identifier | None = None
+    placed_at: Instant | None = Field(
+        default=None, description="When the order was placed, with a time zone; now if absent. Features are as of then."
+    )
+    distance_km: float | None = Field(default=None, ge=0, le=100, strict=True, allow_inf_nan=False)
+    item_count: int | None = Field(default=None, ge=1, le=1_000, strict=True)
+    order_value: float | None = Field(default=None, ge=0, le=100_000, strict=True, allow_inf_nan=False)
+
+    def order(self, now: datetime) -> Order:
+        """The order to predict, placed now unless it says when."""
+        fields = dict(self)
+        fields["placed_at"] = self.placed_at or now
+        return Order(**fields)
+
+
+class BatchRequest(BaseModel):
+    """Up to 1,000 orders, each checked by itself: a bad row does not spoil the others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    orders: list[SkipValidation[OrderRequest]] = Field(min_length=1, max_length=MAXIMUM_ROWS)
+
+
+class ModelName(BaseModel):
+    """Which model answered."""
+
+    name: str
+    version: str
+    alias: str
+    variant: str
+
+
+class FeatureValue(BaseModel):
+    """An input of the model as it was used."""
+
+    value: float | None = Field(description="null = the model was given a missing value.")
+    status: Literal["present", "stale", "missing", "undecodable", "unavailable"]
+    age_seconds: float | None = Field(default=None, description="Of stored features: how old at `as_of`.")
+
+
+class Prediction(BaseModel):
+    """Minutes from `placed_at` to delivery."""
+
+    prediction_id: str
+    order_id: str | None
+    delivery_minutes: float = Field(ge=0)
+    p10_minutes: float = Field(ge=0, description="One delivery in ten is expected to be quicker.")
+    p90_minutes: float = Field(ge=0, description="One delivery in ten is expected to take longer.")
+    status: Literal["ok", "degraded"]
+    reasons: list[str] = Field(description="Why the answer is degraded; empty if it is not.")
+    missing_features: list[str] = Field(description="Inputs that were not there; the model was given none.")
+    stale_features: list[str] = Field(description="Inputs older than their time to live, treated as missing.")
+    features: dict[str, FeatureValue] | None = Field(default=None, description="With `?features=true`.")
+    as_of: datetime = Field(description="The instant of the prediction: the order's `placed_at`.")
+
+
+class PredictResponse(Prediction):
+    """A prediction, and what it came from."""
+
+    model: ModelName
+    request_id: str
+
+
+class RowProblem(BaseModel):
+    """Why a row of a batch was not predicted."""
+
+    title: str
+    detail: str
+    errors: list[dict[str, str]]
+
+
+class BatchRow(BaseModel):
+    """Prediction or problem of the row `index` of the request."""
+
+    index: int
+    order_id: str | None
+    prediction: Prediction | None = None
+    problem: RowProblem | None = None
+
+
+class BatchResponse(BaseModel):
+    """One element of `rows` per row of the request, in the same order."""
+
+    rows: list[BatchRow]
+    succeeded: int
+    failed: int
+    model: ModelName
+    request_id: str
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class PartState(BaseModel):
+    """A part of the service."""
+
+    ok: bool
+    detail: str
+
+
+class Ready(BaseModel):
+    """Everything that an undegraded answer needs is there."""
+
+    status: Literal["ready"] = "ready"
+    parts: dict[str, PartState]
+
+
+class ModelDescription(BaseModel):
+    """The model in use and where it comes from."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    version: str
+    alias: str
+    variant: str
+    registry: Literal["not asked", "ok", "no champion", "unreachable"]
+    registry_reason: str
+    last_refusal: str | None = Field(description="Why the newest version that was refused was refused.")
+    source: str
+    project: str
+    feature_service: str
+    inputs: list[str]
+    interval: dict[str, float]
+    metrics: dict[str, Any]
+    baseline_minutes: float | None
+    version_created_as_of: str | None
+    definitions_hash: str | None
+    request_function_version: str | None
+    dataset_hash: str | None
+    seed: int | None
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457: what went wrong, with the fields at fault."""
+
+    type: str = Field(examples=["urn:delivery-eta:problem:invalid-request"])
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] | None = Field(default=None, description="`field` and `message` of each fault.")
+    instance: str | None = None
+    request_id: str | None = None
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Documentation of the statuses other than 2xx that a route answers."""
+    texts = {
+        400: "The body is not JSON.",
+        401: "The API key is missing or wrong.",
+        413: "The body is too large.",
+        422: "A field is missing, unknown or out of range; `errors` names it.",
+        500: "A fault of the service.",
+        503: "There is no model, or a part is not ready.",
+    }
+    schema = {"$ref": "#/components/schemas/ProblemDocument"}
+    return {
+        status: {"description": texts[status], "content": {PROBLEM_MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+# Dependencies are coroutines although they wait for nothing: each plain function would cost a switch of threads.
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceOf = Annotated[Service, Depends(_service)]
+_key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="ETA_API_KEY of the server.")
+
+
+async def _authenticated(service: ServiceOf, key: Annotated[str | None, Depends(_key_header)]) -> None:
+    expected = service.settings.api_key.get_secret_value()
+    # Bytes, because compare_digest refuses text that is not ASCII.
+    if key is None or not secrets.compare_digest(key.encode(), expected.encode()):
+        raise Problem(
+            status=401,
+            kind="unauthenticated",
+            title="The API key is missing or wrong",
+            detail="Send the server's ETA_API_KEY in the header X-API-Key",
+            errors=[FieldError("X-API-Key", "missing" if key is None else "wrong")],
+            headers={"WWW-Authenticate": "ApiKey"},
+        )
+
+
+def field_errors(faults: Any) -> list[FieldError]:
+    """Pydantic's faults as fields and messages."""
+    return [
+        FieldError(
+            ".".join(str(part) for part in fault["loc"] if part != "body") or "body",
+            str(fault["msg"]).removeprefix("Value error, "),
+        )
+        for fault in faults
+    ]
+
+
+router = APIRouter()
+
+
+@router.post(
+    "/predict",
+    response_model=PredictResponse,
+    responses=_problems(400, 401, 413, 422, 500, 503),
+    dependencies=[Depends(_authenticated)],
+    summary="How long will this order take?",
+)
+def predict(
+    order: OrderRequest,
+    request: Request,
+    service: ServiceOf,
+    features: Annotated[bool, Query(description="Also return the model's inputs.")] = False,
+) -> PredictResponse:
+    """Predict one order from its stored features, its request-time features and the champion model."""
+    request_id: str = request.state.request_id
+    served = service.predict([order.order(service.clock())], request_id=request_id, started=request.state.started)
+    return PredictResponse(**_prediction(served, 0, features), model=_model_name(served), request_id=request_id)
+
+
+@router.post(
+    "/predict/batch",
+    response_model=BatchResponse,
+    responses=_problems(400, 401, 413, 422, 500, 503),
+    dependencies=[Depends(_authenticated)],
+    summary="How long will these orders take?",
+)
+def predict_batch(
+    batch: BatchRequest,
+    request: Request,
+    service: ServiceOf,
+    features: Annotated[bool, Query(description="Also return the model's inputs.")] = False,
+) -> BatchResponse:
+    """Predict up to 1,000 orders in one pass. A row that is no valid order gets a problem instead of a prediction."""
+    model = service.model()
+    now = service.clock()
+    checked = [_check_row(index, row) for index, row in enumerate(batch.orders)]
+    valid = [(index, row.order(now)) for index, row in enumerate(checked) if isinstance(row, OrderRequest)]
+    rows = {row.index: row for row in checked if isinstance(row, BatchRow)}
+    service.metrics.count("eta_batch_rows_rejected", by=len(rows))
+    name = ModelName(name=model.ref.name, version=model.ref.version, alias=model.ref.alias, variant=model.variant)
+    if valid:
+        orders = [order for _, order in valid]
+        served = service.predict(orders, request_id=request.state.request_id, started=request.state.started)
+        name = _model_name(served)
+        for position, (index, order) in enumerate(valid):
+            prediction = Prediction(**_prediction(served, position, features))
+            rows[index] = BatchRow(index=index, order_id=order.order_id, prediction=prediction)
+    return BatchResponse(
+        rows=[rows[index] for index in range(len(checked))],
+        succeeded=len(valid),
+        failed=len(checked) - len(valid),
+        model=name,
+        request_id=request.state.request_id,
+    )
+
+
+@router.get("/health", response_model=Health, summary="Does the process answer?")
+async def health() -> Health:
+    """Say that the process answers; see `/ready` for whether it can do its work."""
+    return Health()
+
+
+@router.get("/ready", response_model=Ready, responses=_problems(503), summary="Can it give undegraded answers?")
+def ready(service: ServiceOf) -> Ready:
+    """Check the model and the online store."""
+    parts = service.parts()
+    described = {name: PartState(ok=part.ok, detail=part.detail) for name, part in parts.items()}
+    broken = [f"{name}: {part.detail}" for name, part in parts.items() if not part.ok]
+    if broken:
+        raise Problem(
+            status=503,
+            kind="not-ready",
+            title="A part of the service is not ready",
+            detail="; ".join(broken),
+            extra={"parts": {name: part.model_dump() for name, part in described.items()}},
+        )
+    return Ready(parts=described)
+
+
+@router.get("/model", response_model=ModelDescription, responses=_problems(503), summary="Which model answers?")
+def model(service: ServiceOf) -> ModelDescription:
+    """Describe the model in use, its lineage, and the state of its registry."""
+    current = service.model()
+    document = current.bundle.document
+    kept = {name: getattr(document, name) for name in ModelDescription.model_fields if hasattr(document, name)}
+    kept.update(
+        inputs=list(current.bundle.input_names), interval=document.interval.model_dump(), metrics=dict(document.metrics)
+    )
+    return ModelDescription(
+        **kept,
+        name=current.ref.name,
+        version=current.ref.version,
+        alias=current.ref.alias,
+        variant=current.variant,
+        source=current.ref.source,
+        registry=service.champion.registry_state,
+        registry_reason=service.champion.registry_reason,
+        last_refusal=service.champion.refusal,
+    )
+
+
+@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+def metrics(service: ServiceOf) -> Response:
+    """Export counters, latencies and the state of the parts."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _check_row(index: int, row: Any) -> OrderRequest | BatchRow:
+    try:
+        return OrderRequest.model_validate(row)
+    except ValidationError as error:
+        errors = field_errors(error.errors(include_url=False, include_input=False))
+        order_id = row.get("order_id") if isinstance(row, dict) else None
+        problem = RowProblem(
+            title="This row is not a valid order",
+            detail=f"{errors[0].field}: {errors[0].message}",
+            errors=[{"field": fault.field, "message": fault.message} for fault in errors],
+        )
+        return BatchRow(index=index, order_id=order_id if isinstance(order_id, str) else None, problem=problem)
+
+
+def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]:
+    predictions = served.predictions
+    names = served.model.bundle.input_names
+    statuses = predictions.statuses[row].tolist()
+    return {
+        "prediction_id": served.prediction_ids[row],
+        "order_id": served.orders[row].order_id,
+        "delivery_minutes": float(predictions.estimates.minutes[row]),
+        "p10_minutes": float(predictions.estimates.p10[row]),
+        "p90_minutes": float(predictions.estimates.p90[row]),
+        "status": "degraded" if predictions.reasons[row] else "ok",
+        "reasons": list(predictions.reasons[row]),
+        "missing_features": [n for n, s in zip(names, statuses, strict=True) if s >= FeatureStatus.MISSING],
+        "stale_features": [n for n, s in zip(names, statuses, strict=True) if s == FeatureStatus.STALE],
+        "features": _features(served, row) if with_features else None,
+        "as_of": served.orders[row].placed_at,
+    }
+
+
+def _features(served: Served, row: int) -> dict[str, FeatureValue]:
+    predictions = served.predictions
+    as_of = served.orders[row].placed_at.timestamp()
+    ages = {
+        view.name: as_of - time
+        for view, time in zip(served.model.predictor.views, predictions.event_times[row].tolist(), strict=True)
+        if not math.isnan(time)
+    }
+    inputs = served.model.bundle.document.inputs
+    values, statuses = predictions.inputs[row].tolist(), predictions.statuses[row].tolist()
+    return {
+        column.name: FeatureValue(
+            value=None if math.isnan(value) else value,
+            status=LABELS[status],
+            age_seconds=ages.get(column.view or "") if column.source == "view" else None,
+        )
+        for column, value, status in zip(inputs, values, statuses, strict=True)
+    }
+
+
+def _model_name(served: Served) -> ModelName:
+    ref = served.model.ref
+    return ModelName(name=ref.name, version=ref.version, alias=ref.alias, variant=served.model.variant)

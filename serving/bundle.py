@@ -1,0 +1,241 @@
+"""A model bundle: `model.onnx` and `bundle.json`, all that is needed to predict without the training stack.
+
+The bundle names its inputs in order, the feature views that they come from, the offsets of its prediction interval and
+a few rows with their predictions (`self_test`), by which a process proves that it computes what training computed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serving.errors import BundleError
+
+__all__ = ["BUNDLE_FILES", "Bundle", "BundleInput", "BundleView", "Estimates"]
+
+DOCUMENT = "bundle.json"
+MODEL = "model.onnx"
+BUNDLE_FILES = (DOCUMENT, MODEL)
+
+SELF_TEST_TOLERANCE_MINUTES = 1e-3
+"""The largest difference between training's and this process's prediction; also the limit at registration."""
+
+Source = Literal["view", "on_demand", "request"]
+
+
+class _Part(BaseModel):
+    # Unknown members are kept out of the way: a newer training may add some without stopping older servers.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class BundleView(_Part):
+    """A feature view of the online store: its entity key, time to live and features, in order."""
+
+    name: str = Field(min_length=1)
+    join_key: str = Field(min_length=1)
+    ttl_seconds: float = Field(gt=0)
+    features: tuple[str, ...]
+
+
+class BundleInput(_Part):
+    """One column of the model's input matrix and where its value comes from."""
+
+    name: str = Field(min_length=1)
+    source: Source
+    view: str | None = None
+    feature: str | None = None
+    dtype: str = "Float64"
+    median: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class Interval(_Part):
+    """Offsets from the prediction to the 10th and 90th percentile of the outcome, in minutes."""
+
+    p10_offset: float = Field(allow_inf_nan=False)
+    p90_offset: float = Field(allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Interval:
+        if self.p10_offset > self.p90_offset:
+            raise ValueError(f"p10_offset {self.p10_offset} is above p90_offset {self.p90_offset}")
+        return self
+
+
+class SelfTest(_Part):
+    """Rows of inputs (`null` = missing) and what training predicted for them, in minutes."""
+
+    inputs: tuple[tuple[float | None, ...], ...] = Field(min_length=1)
+    predictions: tuple[float, ...]
+
+
+class BundleDocument(_Part):
+    """The content of `bundle.json`."""
+
+    model: str = Field(min_length=1)
+    version_created_as_of: str | None = None
+    feature_service: str = Field(min_length=1)
+    project: str = Field(min_length=1)
+    definitions_hash: str | None = None
+    request_function_version: str | None = None
+    dataset_hash: str | None = None
+    seed: int | None = None
+    baseline_minutes: float | None = None
+    metrics: Mapping[str, Any] = Field(default_factory=dict)
+    views: tuple[BundleView, ...]
+    inputs: tuple[BundleInput, ...] = Field(min_length=1)
+    interval: Interval
+    self_test: SelfTest
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BundleDocument:
+        names = [column.name for column in self.inputs]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"inputs {repeated} are listed twice")
+        features = {view.name: view.features for view in self.views}
+        for column in self.inputs:
+            if column.source == "view" and column.feature not in features.get(column.view or "", ()):
+                raise ValueError(f"input {column.name}: no view {column.view!r} with a feature {column.feature!r}")
+            if column.source == "on_demand" and not column.feature:
+                raise ValueError(f"input {column.name} is computed on demand but names no feature")
+        if len(self.self_test.inputs) != len(self.self_test.predictions):
+            raise ValueError("self_test has another number of inputs than of predictions")
+        if any(len(row) != len(names) for row in self.self_test.inputs):
+            raise ValueError(f"self_test: each row of inputs needs {len(names)} values")
+        return self
+
+
+class Estimates(NamedTuple):
+    """Minutes of delivery of each row: the prediction and its 10th and 90th percentile, none below zero."""
+
+    minutes: NDArray[np.float64]
+    p10: NDArray[np.float64]
+    p90: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model that can be asked: see `load`."""
+
+    document: BundleDocument
+    session: onnxruntime.InferenceSession
+
+    @classmethod
+    def load(cls, directory: Path) -> Bundle:
+        """Read a bundle from `directory`.
+
+        Raises
+        ------
+        BundleError
+            A file is missing or damaged, a field of `bundle.json` is missing or inconsistent, or the ONNX graph takes
+            another number of columns than `bundle.json` lists. The message names the file and the field.
+        """
+        document = _read_document(directory / DOCUMENT)
+        session = _open_session(directory / MODEL)
+        _check_signature(directory / MODEL, session, len(document.inputs))
+        return cls(document, session)
+
+    @cached_property
+    def input_names(self) -> tuple[str, ...]:
+        """The model's columns, in order."""
+        return tuple(column.name for column in self.document.inputs)
+
+    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Raw predictions of rows of inputs.
+
+        Parameters
+        ----------
+        inputs : array of float32, shape (rows, inputs)
+            In the order of `input_names`; NaN = missing.
+
+        Returns
+        -------
+        array of float64, shape (rows,)
+            Minutes.
+        """
+        (output,) = self.session.run(None, {self.session.get_inputs()[0].name: inputs})
+        return np.asarray(output, dtype=np.float64).reshape(len(inputs))
+
+    def estimate(self, inputs: NDArray[np.float32]) -> Estimates:
+        """Predictions with their interval: `predict`, the offsets added, nothing below zero."""
+        raw = self.predict(inputs)
+        interval = self.document.interval
+        return Estimates(
+            np.maximum(raw, 0.0),
+            np.maximum(raw + interval.p10_offset, 0.0),
+            np.maximum(raw + interval.p90_offset, 0.0),
+        )
+
+    def verify(self) -> float:
+        """Predict the self-test's rows and return the largest difference from training's predictions, in minutes.
+
+        Raises
+        ------
+        BundleError
+            The difference exceeds `SELF_TEST_TOLERANCE_MINUTES`, or a prediction is not a number.
+        """
+        test = self.document.self_test
+        rows = [[math.nan if value is None else value for value in row] for row in test.inputs]
+        found = self.predict(np.array(rows, dtype=np.float32))
+        difference = np.abs(found - np.array(test.predictions))
+        worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
+        if not difference[worst] <= SELF_TEST_TOLERANCE_MINUTES:
+            raise BundleError(
+                f"self-test row {worst} predicts {found[worst]:.6g} min where training predicted "
+                f"{test.predictions[worst]:.6g}: {MODEL} and {DOCUMENT} do not belong together, train the model again"
+            )
+        return float(difference[worst])
+
+
+def _read_document(path: Path) -> BundleDocument:
+    try:
+        return BundleDocument.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{path} does not exist: a bundle is a directory with {' and '.join(BUNDLE_FILES)}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be used: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    faults = (f"{'.'.join(map(str, fault['loc'])) or 'the document'}: {fault['msg']}" for fault in error.errors())
+    return "; ".join(faults)
+
+
+def _open_session(path: Path) -> onnxruntime.InferenceSession:
+    if not path.exists():
+        raise BundleError(f"{path} does not exist: a bundle is a directory with {' and '.join(BUNDLE_FILES)}")
+    options = onnxruntime.SessionOptions()
+    # One row takes microseconds: a thread pool would cost more than it gives, and requests run side by side anyway.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own that share no public base
+        raise BundleError(f"{path} is not a usable ONNX model: {error}") from error
+
+
+def _check_signature(path: Path, session: onnxruntime.InferenceSession, columns: int) -> None:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise BundleError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: one of each is expected")
+    if inputs[0].type != "tensor(float)":
+        raise BundleError(f"{path} takes {inputs[0].type}, not tensor(float)")
+    width = inputs[0].shape[-1]
+    if isinstance(width, int) and width != columns:
+        raise BundleError(f"{path} takes {width} columns, but {DOCUMENT} lists {columns} inputs")

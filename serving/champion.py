@@ -1,0 +1,163 @@
+"""The model in use: resolved by alias, verified before it is used, replaced while requests go on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from serving.bundle import Bundle
+from serving.errors import BundleError, NoChampion, RegistryUnavailable
+from serving.predictor import Predictor
+from serving.registry_client import CHAMPION, MODEL_NAME, BundleCache, ModelRef, Registry
+
+__all__ = ["Champion", "LoadedModel", "RegistryState", "Switch"]
+
+logger = logging.getLogger(__name__)
+
+RegistryState = Literal["not asked", "ok", "no champion", "unreachable"]
+Switch = Literal["switched", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A verified model, ready to predict."""
+
+    ref: ModelRef
+    predictor: Predictor
+    variant: str = CHAMPION
+
+    @property
+    def bundle(self) -> Bundle:
+        """What was loaded."""
+        return self.predictor.bundle
+
+
+class Champion:
+    """Keeps `current` at the version that has the alias.
+
+    Parameters
+    ----------
+    registry : Registry
+        Where to ask.
+    cache : BundleCache
+        Where downloaded bundles are kept.
+    build : callable
+        Makes a predictor of a verified bundle.
+    on_switch : callable
+        Told about each switch and each refusal, for the metrics.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        cache: BundleCache,
+        build: Callable[[Bundle], Predictor],
+        on_switch: Callable[[Switch], None] = lambda outcome: None,
+    ) -> None:
+        self.registry = registry
+        self.cache = cache
+        self.build = build
+        self.on_switch = on_switch
+        self.current: LoadedModel | None = None
+        self.registry_state: RegistryState = "not asked"
+        self.registry_reason = "the registry has not been asked yet"
+        self.refused: dict[ModelRef, str] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the version refused last was refused; None if none was."""
+        return next(reversed(self.refused.values()), None)
+
+    @property
+    def why_none(self) -> str:
+        """Why there is no model, in words for a caller."""
+        return self.registry_reason or self.refusal or "no model was loaded yet"
+
+    def refresh(self) -> None:
+        """Ask the registry once and switch if the alias has moved. Never raises what a registry or a bundle may do.
+
+        A request that is being answered keeps the model it began with. A version that fails its checks is refused and
+        logged as an error, and the old one stays.
+        """
+        try:
+            ref = self.registry.resolve(MODEL_NAME, CHAMPION)
+            self._set_state("ok", "")
+        except NoChampion as error:
+            self._set_state("no champion", str(error))
+            return
+        except RegistryUnavailable as error:
+            self._set_state("unreachable", str(error))
+            self._start_from_cache()
+            return
+        if (self.current is None or self.current.ref != ref) and ref not in self.refused:
+            self._switch(ref)
+
+    def start(self, poll_seconds: float) -> None:
+        """Refresh every `poll_seconds` in a thread."""
+        self._thread = threading.Thread(target=self._poll, args=(poll_seconds,), name="champion-poll", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread; a download under way is not waited for long."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    def _poll(self, poll_seconds: float) -> None:
+        while not self._stopping.wait(poll_seconds):
+            try:
+                self.refresh()
+            except Exception:  # the thread must outlive whatever a poll runs into, or no champion is ever seen again
+                logger.exception("asking for the champion failed")
+
+    def _switch(self, ref: ModelRef) -> None:
+        try:
+            self._adopt(ref, self.cache.obtain(self.registry, ref))
+        except (RegistryUnavailable, OSError) as error:
+            self._set_state("unreachable", str(error))
+            self._start_from_cache()
+        except BundleError as error:
+            self._refuse(ref, error)
+        else:
+            self.cache.remember(ref)
+
+    def _adopt(self, ref: ModelRef, directory: Path) -> None:
+        bundle = Bundle.load(directory)
+        if bundle.document.model != ref.name:
+            raise BundleError(f"{directory} holds a bundle of the model {bundle.document.model}, not of {ref.name}")
+        difference = bundle.verify()
+        predictor = self.build(bundle)
+        if predictor.standing_reasons and self.current is not None and not self.current.predictor.standing_reasons:
+            raise BundleError(f"all its answers would be degraded here ({'; '.join(predictor.standing_reasons)})")
+        self.current = LoadedModel(ref, predictor)
+        self.on_switch("switched")
+        logger.info("serving %s version %s (self-test: largest difference %.2g min)", ref.name, ref.version, difference)
+
+    def _refuse(self, ref: ModelRef, error: BundleError) -> None:
+        self.refused[ref] = f"{ref.name} version {ref.version} was refused: {error}"
+        self.cache.forget(ref)
+        self.on_switch("refused")
+        kept = f"version {self.current.ref.version} stays" if self.current else "there is no other version to serve"
+        logger.error("ALARM: %s; %s", self.refused[ref], kept)
+
+    def _start_from_cache(self) -> None:
+        """Without a model and without a registry, serve the version that was last served here."""
+        remembered = self.cache.remembered(MODEL_NAME, CHAMPION) if self.current is None else None
+        if remembered is None:
+            return
+        try:
+            self._adopt(*remembered)
+        except BundleError as error:
+            self._refuse(remembered[0], error)
+
+    def _set_state(self, state: RegistryState, reason: str) -> None:
+        if state != self.registry_state:
+            level = logging.INFO if state == "ok" else logging.WARNING
+            logger.log(level, "registry: %s%s", state, f" ({reason})" if reason else "")
+        self.registry_state, self.registry_reason = state, reason

@@ -1,0 +1,117 @@
+"""What surrounds every request: its id, the limit of its body, its metrics, and an answer if all else fails."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.api import PROBLEM_MEDIA_TYPE
+from serving.errors import Problem
+from serving.metrics import Metrics
+
+__all__ = ["MAXIMUM_BODY_BYTES", "REQUEST_ID_HEADER", "RequestFrame", "problem_response"]
+
+logger = logging.getLogger(__name__)
+
+MAXIMUM_BODY_BYTES = 2 * 1024 * 1024
+"""A batch of 1,000 orders with ids of the greatest length fits."""
+
+REQUEST_ID_HEADER = "X-Request-ID"
+CLIENT_GONE = 499
+"""Counted where a client hung up before there was an answer."""
+
+ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""A caller's id is taken over only if it cannot forge a log line or a header."""
+
+
+def problem_response(problem: Problem, scope: Scope) -> Response:
+    """The answer of a problem, as `application/problem+json`."""
+    document = problem.document(scope.get("state", {}).get("request_id"), scope.get("path"))
+    # ASCII, because a rejected field's name may hold what UTF-8 cannot encode.
+    body = json.dumps(document, ensure_ascii=True).encode()
+    return Response(body, problem.status, problem.headers, media_type=PROBLEM_MEDIA_TYPE)
+
+
+class RequestFrame:
+    """ASGI middleware, the outermost of the application's own.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What it surrounds.
+    metrics : Metrics
+        Counts requests and their latency.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(Headers(scope=scope))
+        scope.setdefault("state", {}).update(request_id=request_id, started=started)
+        status = 0
+
+        async def framed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, _limited(receive, scope), framed_send)
+        except Exception as error:
+            logger.exception("request %s to %s failed", request_id, scope["path"])
+            if status:  # the answer is under way: nothing but closing the connection is left
+                raise
+            await problem_response(_fault(error), scope)(scope, receive, framed_send)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self.metrics.answered(route, scope["method"], status or CLIENT_GONE, time.perf_counter() - started)
+
+
+def _fault(error: Exception) -> Problem:
+    return Problem(
+        status=500,
+        kind="fault",
+        title="A fault of the service",
+        detail=f"The request failed ({type(error).__name__}); the log of the server has the details under its id",
+    )
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get(REQUEST_ID_HEADER, "")
+    return given if ACCEPTED_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _limited(receive: Receive, scope: Scope) -> Callable[[], Awaitable[MutableMapping[str, Any]]]:
+    """`receive` that stops reading a body beyond the limit, whatever its declared length."""
+    declared = Headers(scope=scope).get("content-length", "")
+    oversized = declared.isdigit() and int(declared) > MAXIMUM_BODY_BYTES
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = {} if oversized else await receive()
+        received += len(message.get("body", b""))
+        if oversized or received > MAXIMUM_BODY_BYTES:
+            raise HTTPException(413, f"The body is larger than {MAXIMUM_BODY_BYTES:,} bytes: send fewer orders at once")
+        return message
+
+    return limited

@@ -1,0 +1,125 @@
+"""The online store as the predictor sees it: one read, a circuit breaker, and nothing but numpy comes back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from config import Settings
+from serving.bundle import Bundle
+from serving.online import OnlineReader, StoreUnavailable
+from serving.predictor import Looked, LookupFailed
+
+__all__ = ["BREAKER_SECONDS", "CircuitBreaker", "StoreLookup"]
+
+BREAKER_SECONDS = 1.0
+"""How long the store is left alone after a failure: the price of a dead store is one time-out a second, not one a
+request."""
+
+
+class CircuitBreaker:
+    """Lets calls through until one fails; then one call per `cooldown_seconds` until one succeeds.
+
+    Parameters
+    ----------
+    cooldown_seconds : float
+        How long a failure is remembered.
+    monotonic : callable
+        Gives seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self, cooldown_seconds: float = BREAKER_SECONDS, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.cooldown_seconds = cooldown_seconds
+        self.monotonic = monotonic
+        self._lock = threading.Lock()
+        self._next_try: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last call failed."""
+        return self._next_try is not None
+
+    def allows(self) -> bool:
+        """Whether to make a call now. While open, one caller per cool-down is told yes: it tries for all."""
+        if self._next_try is None:
+            return True
+        with self._lock:
+            now = self.monotonic()
+            if self._next_try is None or now < self._next_try:
+                return self._next_try is None
+            self._next_try = now + self.cooldown_seconds
+            return True
+
+    def failed(self) -> None:
+        """A call failed."""
+        with self._lock:
+            self._next_try = self.monotonic() + self.cooldown_seconds
+
+    def succeeded(self) -> None:
+        """A call succeeded."""
+        if self._next_try is not None:
+            with self._lock:
+                self._next_try = None
+
+
+class StoreLookup:
+    """The online store of a process; every model reads its own views of it through the same breaker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = settings.redis_url
+        self.timeout_seconds = settings.online_timeout_ms / 1_000
+        self.breaker = CircuitBreaker()
+        self._ping_client = redis.Redis.from_url(
+            self.url,
+            socket_timeout=self.timeout_seconds,
+            socket_connect_timeout=self.timeout_seconds,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def for_bundle(self, bundle: Bundle) -> BundleLookup:
+        """A lookup of the views of a bundle."""
+        document = bundle.document
+        reader = OnlineReader(self.url, document.project, document.views, self.timeout_seconds)
+        return BundleLookup(reader, self.breaker)
+
+    def ping(self) -> tuple[bool, str]:
+        """Whether the store answers now, and in words."""
+        try:
+            self._ping_client.ping()
+        except redis.RedisError as error:
+            return False, f"Redis does not answer ({error}): start it (make up); answers are degraded until then"
+        return True, "Redis answers"
+
+
+class BundleLookup:
+    """A `FeatureLookup`: an `OnlineReader` behind the breaker."""
+
+    def __init__(self, reader: OnlineReader, breaker: CircuitBreaker) -> None:
+        self.reader = reader
+        self.breaker = breaker
+
+    def read(self, rows: list[dict[str, str | None]], as_of: datetime) -> Looked:
+        """Read the store once.
+
+        Raises
+        ------
+        LookupFailed
+            It does not answer in time, or failed a moment ago.
+        """
+        if not self.breaker.allows():
+            raise LookupFailed("the online store failed a moment ago")
+        try:
+            found = self.reader.read(rows, as_of)
+        except StoreUnavailable as error:
+            self.breaker.failed()
+            raise LookupFailed(str(error)) from error
+        self.breaker.succeeded()
+        return Looked(found.values, found.statuses, found.event_times)

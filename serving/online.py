@@ -1,0 +1,442 @@
+"""Reads the newest features of a request straight from Redis, in Feast's key and value format.
+
+One pipelined round trip for all rows and views of a request, no Feast and no pandas in the process. Every value has a
+status: one that is older than its view's TTL, absent, or unreadable is never passed off as present.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Protocol
+
+import mmh3
+import numpy as np
+import numpy.typing as npt
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+Key = str | int | bytes
+Scalar = str | int | float | bool | bytes
+
+_STRING, _BYTES, _INT64 = 2, 1, 4  # feast.types.ValueType
+_MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DOUBLE, _INT64_TAG = 0x29, 0x20  # first bytes of a serialized double and int64
+_UNPACK_DOUBLE = struct.Struct("<d").unpack_from
+_TYPE_AND_SIZE = struct.Struct("<II").pack
+_NAN = math.nan
+
+
+class StoreUnavailable(Exception):
+    """Redis is down, slow, or refuses to answer; the message names its address and what to do."""
+
+
+class Undecodable(ValueError):
+    """Stored bytes are not a scalar value in Feast's encoding."""
+
+
+class Status(IntEnum):
+    """What is known about one feature of one row."""
+
+    PRESENT = 0
+    STALE = 1
+    MISSING = 2
+    UNDECODABLE = 3
+
+
+class BundleView(Protocol):
+    """A view as a model bundle describes it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def join_key(self) -> str: ...
+    @property
+    def ttl_seconds(self) -> float | None: ...
+    @property
+    def features(self) -> Sequence[str]: ...
+
+
+_PRESENT, _STALE, _MISSING, _UNDECODABLE = (int(status) for status in Status)
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineView:
+    """A feature view as the reader needs it.
+
+    Parameters
+    ----------
+    name : str
+        Its name in Feast.
+    join_keys : tuple of str
+        Columns of its key; integers are 64 bit, as Feast's `INT64` entities.
+    features : tuple of str
+        Wanted features, in order.
+    ttl : timedelta, optional
+        A value older than this is stale; None for never.
+    """
+
+    name: str
+    join_keys: tuple[str, ...]
+    features: tuple[str, ...]
+    ttl: timedelta | None = None
+
+    @classmethod
+    def of(cls, entry: OnlineView | BundleView) -> OnlineView:
+        """The view that an entry of a model bundle's `views` describes."""
+        if isinstance(entry, OnlineView):
+            return entry
+        ttl = timedelta(seconds=entry.ttl_seconds) if entry.ttl_seconds else None
+        return cls(entry.name, (entry.join_key,), tuple(entry.features), ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineFeatures:
+    """The answer for n rows, m features and v views.
+
+    Parameters
+    ----------
+    names : tuple of str, length m
+        `view__feature`, views and features in the reader's order.
+    values : float64 array, (n, m)
+        Numbers, booleans and time stamps (Unix seconds); NaN where not present, and for text.
+    statuses : uint8 array, (n, m)
+        Values of `Status`.
+    event_times : float64 array, (n, v)
+        Unix seconds of each view's row, stale or not; NaN where there is none.
+    view_of : intp array, (m,)
+        Column of `event_times` that belongs to each feature.
+    """
+
+    names: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+    statuses: npt.NDArray[np.uint8]
+    event_times: npt.NDArray[np.float64]
+    view_of: npt.NDArray[np.intp]
+    _parts: Sequence[Sequence[_Part]]
+
+    @property
+    def objects(self) -> list[list[Scalar | None]]:
+        """The values as Python objects of their own types, (n, m); None where not present."""
+        return [[value for part in row for value in part.objects] for row in self._parts]
+
+    def age_seconds(self, as_of: datetime) -> npt.NDArray[np.float64]:
+        """Age of each feature's row at `as_of`, in seconds, (n, m); NaN where there is none."""
+        ages = _micros(as_of) / 1e6 - self.event_times
+        return ages[:, self.view_of]
+
+
+class OnlineReader:
+    """Reads features of many rows in one round trip; safe to share between threads, and reconnects by itself.
+
+    Parameters
+    ----------
+    redis_url : str
+        `redis://`, `rediss://` or `unix://` URL.
+    project : str
+        Feast's project name, which is part of every key.
+    views : sequence of OnlineView or of a model bundle's views
+        What to read.
+    timeout : float
+        Seconds for connecting, and again for each answer. There are no retries.
+    """
+
+    def __init__(
+        self, redis_url: str, project: str, views: Sequence[OnlineView | BundleView], timeout: float = 0.05
+    ) -> None:
+        self.views = tuple(OnlineView.of(view) for view in views)
+        self.names = tuple(f"{view.name}__{feature}" for view in self.views for feature in view.features)
+        self._view_of = np.array([i for i, view in enumerate(self.views) for _ in view.features], dtype=np.intp)
+        self._project = project.encode()
+        self._prefixes = [_key_prefix(view.join_keys) for view in self.views]
+        self._sorted_keys = [sorted(view.join_keys) for view in self.views]
+        self._fields = [
+            [*(_field(view.name, feature) for feature in view.features), f"_ts:{view.name}".encode()]
+            for view in self.views
+        ]
+        self._client = redis.Redis.from_url(
+            redis_url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            driver_info=None,  # otherwise each new connection costs two more round trips
+        )
+        self._absent = [_absent(len(view.features)) for view in self.views]
+        options = self._client.connection_pool.connection_kwargs
+        self._address = str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
+
+    def read(self, rows: Sequence[Mapping[str, Key | None]], as_of: datetime) -> OnlineFeatures:
+        """The features of each row.
+
+        Parameters
+        ----------
+        rows : sequence of mapping, length n
+            Join key to value; None or absent where the entity is not known, whose features are then missing.
+        as_of : datetime
+            The instant at which freshness is judged, with a time zone.
+
+        Raises
+        ------
+        StoreUnavailable
+            See the class.
+        """
+        keys = [[self._key(view, row) for view in range(len(self.views))] for row in rows]
+        found = self._fetch(keys)
+        now = _micros(as_of)
+        answers = {wanted: self._decode(wanted[0], stored, now) for wanted, stored in found.items()}
+        parts = [
+            [self._absent[view] if key is None else answers[view, key] for view, key in enumerate(row)] for row in keys
+        ]
+        flat = [part for row in parts for part in row]
+        shape = (len(rows), len(self.names))
+        return OnlineFeatures(
+            names=self.names,
+            values=np.array(list(chain.from_iterable(part.values for part in flat)), np.float64).reshape(shape),
+            statuses=np.array(bytearray().join(part.statuses for part in flat), np.uint8).reshape(shape),
+            event_times=np.array([part.event for part in flat], np.float64).reshape(len(rows), len(self.views)),
+            view_of=self._view_of,
+            _parts=parts,
+        )
+
+    def ping(self) -> None:
+        """Raise StoreUnavailable unless Redis answers in time."""
+        try:
+            self._client.ping()
+        except RedisError as error:
+            raise self._unavailable(error) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _key(self, view: int, row: Mapping[str, Key | None]) -> bytes | None:
+        key = self._prefixes[view]
+        for name in self._sorted_keys[view]:
+            value = row.get(name)
+            if value is None:
+                return None
+            key += _key_value(value)
+        return key + self._project
+
+    def _fetch(self, keys: Sequence[Sequence[bytes | None]]) -> dict[tuple[int, bytes], Any]:
+        """The stored fields of each distinct (view, key), or the error with which Redis refused that one."""
+        wanted = list(dict.fromkeys((view, key) for row in keys for view, key in enumerate(row) if key is not None))
+        if not wanted:
+            return {}
+        try:
+            with self._client.pipeline(transaction=False) as pipe:
+                for view, key in wanted:
+                    pipe.hmget(key, self._fields[view])  # type: ignore[arg-type]  # binary keys are fine
+                replies = pipe.execute(raise_on_error=False)
+        except RedisError as error:
+            raise self._unavailable(error) from error
+        for reply in replies:
+            if isinstance(reply, RedisError) and not _is_wrong_type(reply):
+                raise self._unavailable(reply) from reply
+        return dict(zip(wanted, replies, strict=True))
+
+    def _decode(self, view: int, stored: Any, now: int) -> _Part:
+        count = len(self.views[view].features)
+        if isinstance(stored, RedisError):
+            return _unreadable([b"?"] * count)
+        if not any(stored):
+            return _absent(count)
+        try:
+            event = decode_event_time(stored[-1]) if stored[-1] else None
+        except Undecodable:
+            event = None
+        if event is None:  # without its event time nothing is known to be fresh
+            return _unreadable(stored[:-1])
+        ttl = self.views[view].ttl
+        if ttl is not None and now - event > ttl // _MICROSECOND:
+            statuses = bytes(_STALE if data else _MISSING for data in stored[:-1])
+            return _Part([_NAN] * count, statuses, event / 1e6, [None] * count)
+        return _decoded(stored[:-1], event / 1e6)
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"Redis at {self._address} does not answer ({error}): start it (make up), or point ETA_REDIS_URL elsewhere"
+        )
+
+
+@dataclass(slots=True)
+class _Part:
+    """The features of one view for one key."""
+
+    values: list[float]
+    statuses: bytes
+    event: float  # Unix seconds
+    objects: list[Scalar | None]
+
+
+def decode_value(data: bytes) -> Scalar | None:
+    """The scalar in a serialized `feast.types.Value`; None for Feast's null.
+
+    Raises
+    ------
+    Undecodable
+        The bytes are damaged, or hold a list, set or map.
+    """
+    value: Scalar | None = None
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        payload, at = _payload(data, at, tag & 7)
+        value = _scalar(tag >> 3, tag & 7, payload)
+    return value
+
+
+@lru_cache(maxsize=4096)  # rows of one hour share theirs
+def decode_event_time(data: bytes) -> int:
+    """Microseconds since 1970 of a serialized `google.protobuf.Timestamp`.
+
+    Raises
+    ------
+    Undecodable
+        The bytes are damaged.
+    """
+    seconds = nanos = at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        payload, at = _payload(data, at, tag & 7)
+        if tag == 0x08 and isinstance(payload, int):
+            seconds = _signed(payload)
+        elif tag == 0x10 and isinstance(payload, int):
+            nanos = _signed(payload)
+        else:
+            raise Undecodable(f"tag {tag} in an event time")
+    return seconds * 1_000_000 + nanos // 1000
+
+
+_F64 = struct.Struct("<d")
+_F32 = struct.Struct("<f")
+
+
+def _scalar(number: int, wire: int, payload: int | bytes) -> Scalar | None:
+    """The value of one field of `feast.types.Value`."""
+    match number, wire, payload:
+        case (3 | 4 | 8, 0, int()):
+            return _signed(payload)
+        case 7, 0, int():
+            return payload != 0
+        case 19, 0, _:
+            return None
+        case 5, 1, bytes():
+            return float(_F64.unpack(payload)[0])
+        case 6, 5, bytes():
+            return float(_F32.unpack(payload)[0])
+        case 1, 2, bytes():
+            return payload
+        case (2 | 32 | 36 | 37 | 44, 2, bytes()):  # string, JSON, UUIDs, decimal
+            try:
+                return payload.decode()
+            except UnicodeDecodeError as error:
+                raise Undecodable(str(error)) from error
+    raise Undecodable(f"field {number} with wire type {wire} is not a scalar")
+
+
+def _payload(data: bytes, at: int, wire: int) -> tuple[int | bytes, int]:
+    if wire == 0:
+        return _varint(data, at)
+    if wire == 2:
+        size, at = _varint(data, at)
+    else:
+        size = {1: 8, 5: 4}.get(wire, len(data) + 1)
+    end = at + size
+    if end > len(data):
+        raise Undecodable(f"cut off after {len(data)} bytes, or wire type {wire}")
+    return data[at:end], end
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 70:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, at
+        shift += 7
+    raise Undecodable(f"number cut off after {len(data)} bytes")
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _decoded(stored: Sequence[bytes | None], event: float) -> _Part:
+    """The values of one hash; short cuts for doubles and small integers, which nearly all are."""
+    values, statuses, objects = [], bytearray(), []
+    for data in stored:
+        value: Scalar | None = None
+        status = _MISSING
+        if data:
+            status = _PRESENT
+            if data[0] == _DOUBLE and len(data) == 9:
+                (value,) = _UNPACK_DOUBLE(data, 1)
+            elif data[0] == _INT64_TAG and len(data) == 2 and data[1] < 0x80:
+                value = data[1]
+            else:
+                value, status = _slowly(data)
+        values.append(float(value) if isinstance(value, int | float) else _NAN)
+        statuses.append(status)
+        objects.append(value)
+    return _Part(values, bytes(statuses), event, objects)
+
+
+def _slowly(data: bytes) -> tuple[Scalar | None, int]:
+    try:
+        value = decode_value(data)
+    except Undecodable:
+        return None, _UNDECODABLE
+    return value, _MISSING if value is None else _PRESENT
+
+
+def _absent(count: int) -> _Part:
+    return _Part([_NAN] * count, bytes([_MISSING] * count), _NAN, [None] * count)
+
+
+def _unreadable(stored: Sequence[bytes | None]) -> _Part:
+    statuses = bytes(_UNDECODABLE if data else _MISSING for data in stored)
+    return _Part([_NAN] * len(stored), statuses, _NAN, [None] * len(stored))
+
+
+def _is_wrong_type(error: RedisError) -> bool:
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+
+
+def _key_prefix(join_keys: Sequence[str]) -> bytes:
+    """Feast's entity key, serialization version 3, up to the values."""
+    parts = [struct.pack("<I", len(join_keys))]
+    for name in sorted(join_keys):
+        parts.append(struct.pack("<II", _STRING, len(name.encode())) + name.encode())
+    return b"".join(parts)
+
+
+def _key_value(value: Key) -> bytes:
+    if isinstance(value, str):
+        data = value.encode()
+        return _TYPE_AND_SIZE(_STRING, len(data)) + data
+    if isinstance(value, bytes):
+        return _TYPE_AND_SIZE(_BYTES, len(value)) + value
+    return struct.pack("<IIq", _INT64, 8, value)
+
+
+def _field(view: str, feature: str) -> bytes:
+    """Feast's hash field of a feature: murmur3, little endian."""
+    return struct.pack("<I", mmh3.hash(f"{view}:{feature}", signed=False))
+
+
+def _micros(instant: datetime) -> int:
+    if instant.tzinfo is None:
+        raise ValueError(f"as_of {instant!s} has no time zone: freshness cannot be judged without one")
+    return (instant - _EPOCH) // _MICROSECOND

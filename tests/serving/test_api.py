@@ -1,0 +1,480 @@
+"""The HTTP interface over a real socket, with a real Redis and a real model."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from config import Settings
+from feature_repo.window import Window
+from serving.app import create_app
+from serving.frame import MAXIMUM_BODY_BYTES
+from serving.prediction_log import read_predictions
+from serving.service import Service
+from tests.conftest import free_port
+from tests.serving.conftest import KEY, NAMES, NOON
+
+PLACED = "2026-05-01T13:00:00+00:00"
+ORDER = {
+    "order_id": "o1",
+    "restaurant_id": "r1",
+    "driver_id": "d1",
+    "customer_id": "c1",
+    "zone_id": "z1",
+    "placed_at": PLACED,
+    "distance_km": 2.0,
+    "item_count": 3,
+    "order_value": 30.0,
+}
+
+
+@contextmanager
+def listening(service: Service) -> Iterator[httpx.Client]:
+    """A client of an application that listens on a port of its own."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(service=service), port=port, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=KEY, trust_env=False, timeout=10) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def service(settings: Settings, store: str, bundle_dir: Path) -> Service:
+    return Service(settings.model_copy(update={"model_dir_override": bundle_dir}), clock=lambda: NOON)
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx.Client]:
+    with listening(service) as client:
+        yield client
+
+
+def problem(answer: httpx.Response) -> dict:
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert document.pop("request_id") == answer.headers["x-request-id"]
+    assert document["status"] == answer.status_code
+    return document
+
+
+def test_an_order_gets_minutes_an_interval_and_where_they_come_from(client: httpx.Client, service: Service):
+    answer = client.post("/predict", json=ORDER, headers={"X-Request-ID": "caller-7"})
+
+    found = answer.json()
+    minutes = found.pop("delivery_minutes")
+    assert 0 < minutes < 120
+    assert (found.pop("p10_minutes"), found.pop("p90_minutes")) == pytest.approx((minutes - 6, minutes + 9))
+    assert len(found.pop("prediction_id")) == 32
+    assert found == {
+        "order_id": "o1",
+        "status": "ok",
+        "reasons": [],
+        "missing_features": [],
+        "stale_features": [],
+        "features": None,
+        "as_of": "2026-05-01T13:00:00Z",
+        "model": {
+            "name": "delivery_time",
+            "version": service.model().ref.version,
+            "alias": "champion",
+            "variant": "champion",
+        },
+        "request_id": "caller-7",
+    }
+    assert answer.headers["x-request-id"] == "caller-7"
+
+
+def test_the_inputs_are_shown_on_request(client: httpx.Client):
+    features = client.post("/predict", params={"features": True}, json={**ORDER, "driver_id": None}).json()["features"]
+
+    assert list(features) == NAMES
+    assert features["zone_stats__open_order_count"] == {"value": 12.0, "status": "present", "age_seconds": 3600.0}
+    assert features["driver_stats__delivery_minutes_mean_28d"] == {
+        "value": None,
+        "status": "missing",
+        "age_seconds": None,
+    }
+    assert features["distance_km"] == {"value": 2.0, "status": "present", "age_seconds": None}
+
+
+def test_an_order_without_an_instant_is_placed_now(client: httpx.Client):
+    assert client.post("/predict", json={"restaurant_id": "r1"}).json()["as_of"] == "2026-05-01T12:00:00Z"
+
+
+def test_missing_and_stale_features_are_listed(client: httpx.Client):
+    late = (NOON + timedelta(hours=27)).isoformat()
+
+    found = client.post("/predict", json={"restaurant_id": "r1", "placed_at": late}).json()
+
+    assert found["stale_features"] == NAMES[:3]
+    assert found["missing_features"] == [*NAMES[3:8], NAMES[10]]
+    assert found["status"] == "degraded"
+    assert found["reasons"] == ["every stored feature is older than its time to live: is the feature pipeline running?"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"restaurant_id": None}, "restaurant_id", "Input should be a valid string"),
+        ({"restaurant_id": ""}, "restaurant_id", "String should have at least 1 character"),
+        ({"restaurant_id": "r" * 129}, "restaurant_id", "String should have at most 128 characters"),
+        ({"restaurant_id": 5}, "restaurant_id", "Input should be a valid string"),
+        (
+            {"placed_at": "2026-05-01T13:00:00"},
+            "placed_at",
+            "2026-05-01T13:00:00 has no time zone: write it with one, for example 2026-05-01T13:00:00+00:00",
+        ),
+        ({"placed_at": "yesterday"}, "placed_at", "Invalid isoformat string: 'yesterday'"),
+        ({"placed_at": 1777640400}, "placed_at", "an instant is ISO 8601 text with a time zone"),
+        ({"placed_at": "1999-12-31T23:59:59+00:00"}, "placed_at", "is not between 2000 and 2100"),
+        ({"placed_at": "0001-01-01T00:00:00+14:00"}, "placed_at", "is out of range"),
+        ({"distance_km": -0.1}, "distance_km", "Input should be greater than or equal to 0"),
+        ({"distance_km": 101}, "distance_km", "Input should be less than or equal to 100"),
+        ({"distance_km": "2"}, "distance_km", "Input should be a valid number"),
+        ({"item_count": 0}, "item_count", "Input should be greater than or equal to 1"),
+        ({"item_count": True}, "item_count", "Input should be a valid integer"),
+        ({"order_value": 1e9}, "order_value", "Input should be less than or equal to 100000"),
+        ({"colour": "red"}, "colour", "Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_field_is_named(client: httpx.Client, change: dict, field: str, message: str):
+    found = problem(client.post("/predict", json=ORDER | change))
+
+    assert (found["status"], found["type"]) == (422, "urn:delivery-eta:problem:invalid-request")
+    (error,) = found["errors"]
+    assert error["field"] == field
+    assert message in error["message"]
+    assert found["detail"] == f"{field}: {error['message']}"
+
+
+def test_numbers_that_json_does_not_have_are_refused(client: httpx.Client):
+    body = '{"restaurant_id": "r1", "distance_km": NaN, "order_value": Infinity}'
+
+    found = problem(client.post("/predict", content=body, headers={"content-type": "application/json"}))
+
+    assert [error["field"] for error in found["errors"]] == ["distance_km", "order_value"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        (b"{", 400, "invalid-body"),
+        (b"", 422, "invalid-request"),
+        (b"\xff\xfe", 400, "invalid-body"),
+        (b"[" * 100_000, 400, "invalid-body"),
+        (b"[1]", 422, "invalid-request"),
+        (b'{"restaurant_id": "\\ud800"}', 422, "invalid-request"),
+        (b'{"restaurant_id": "r1", "\\ud800": 1}', 422, "invalid-request"),
+        (b'{"restaurant_id": "r1", "item_count": ' + b"9" * 5_000 + b"}", 400, "invalid-body"),
+    ],
+)
+def test_a_body_that_is_no_order_is_a_problem_not_a_fault(client: httpx.Client, body: bytes, status: int, kind: str):
+    answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
+
+    found = problem(answer)
+    assert (found["status"], found["type"]) == (status, f"urn:delivery-eta:problem:{kind}")
+
+
+def test_a_body_beyond_the_limit_is_refused_declared_or_not(client: httpx.Client):
+    declared = problem(client.post("/predict", content=b" " * (MAXIMUM_BODY_BYTES + 1)))
+    streamed = problem(client.post("/predict", content=(b" " * 65_536 for _ in range(33))))
+
+    for found in (declared, streamed):
+        assert (found["status"], found["type"]) == (413, "urn:delivery-eta:problem:body-too-large")
+        assert found["detail"] == "The body is larger than 2,097,152 bytes: send fewer orders at once"
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+@pytest.mark.parametrize(("key", "message"), [(None, "missing"), ("wrong", "wrong"), ("schlüssel", "wrong")])
+def test_without_the_key_nothing_is_predicted(client: httpx.Client, path: str, key: str | None, message: str):
+    client.headers.pop("x-api-key")
+    headers = {} if key is None else {"X-API-Key": key.encode()}
+
+    answer = client.post(path, json=ORDER, headers=headers)
+
+    found = problem(answer)
+    assert (found["status"], found["errors"]) == (401, [{"field": "X-API-Key", "message": message}])
+    assert answer.headers["www-authenticate"] == "ApiKey"
+    assert client.get("/health").status_code == 200
+
+
+def test_unknown_addresses_and_methods_are_problems(client: httpx.Client):
+    assert problem(client.get("/nothing"))["type"] == "urn:delivery-eta:problem:not-found"
+    wrong = client.get("/predict")
+    assert problem(wrong)["type"] == "urn:delivery-eta:problem:method-not-allowed"
+    assert wrong.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 129, 'forged"id', ""])
+def test_a_request_id_that_could_forge_a_log_line_is_replaced(client: httpx.Client, given: str):
+    returned = client.get("/health", headers={"X-Request-ID": given}).headers["x-request-id"]
+
+    assert returned != given
+    assert len(returned) == 32
+
+
+def test_a_batch_predicts_its_good_rows_and_explains_the_others(client: httpx.Client):
+    orders = [ORDER, {"order_id": "bad", "distance_km": -1}, "no order", {"restaurant_id": "r1", "placed_at": PLACED}]
+
+    found = client.post("/predict/batch", json={"orders": orders}).json()
+
+    assert (found["succeeded"], found["failed"]) == (2, 2)
+    assert [row["index"] for row in found["rows"]] == [0, 1, 2, 3]
+    assert [row["order_id"] for row in found["rows"]] == ["o1", "bad", None, None]
+    alone = client.post("/predict", json=ORDER).json()
+    first = found["rows"][0]["prediction"]
+    assert first["delivery_minutes"] == alone["delivery_minutes"]
+    assert found["rows"][0]["problem"] is None
+    assert found["rows"][1] == {
+        "index": 1,
+        "order_id": "bad",
+        "prediction": None,
+        "problem": {
+            "title": "This row is not a valid order",
+            "detail": "restaurant_id: Field required",
+            "errors": [
+                {"field": "restaurant_id", "message": "Field required"},
+                {"field": "distance_km", "message": "Input should be greater than or equal to 0"},
+            ],
+        },
+    }
+
+
+def test_a_batch_of_bad_rows_only_is_answered(client: httpx.Client):
+    found = client.post("/predict/batch", json={"orders": [{}]}).json()
+
+    assert (found["succeeded"], found["failed"], found["model"]["name"]) == (0, 1, "delivery_time")
+
+
+@pytest.mark.parametrize(("orders", "message"), [([], "at least 1 item"), ([ORDER] * 1001, "at most 1000 items")])
+def test_a_batch_has_limits(client: httpx.Client, orders: list, message: str):
+    (error,) = problem(client.post("/predict/batch", json={"orders": orders}))["errors"]
+
+    assert error["field"] == "orders"
+    assert message in error["message"]
+
+
+def test_a_batch_of_a_thousand_is_answered_in_order(client: httpx.Client):
+    orders = [ORDER | {"order_id": f"o{number}", "distance_km": number / 10} for number in range(1_000)]
+
+    found = client.post("/predict/batch", json={"orders": orders}).json()
+
+    assert [row["prediction"]["order_id"] for row in found["rows"]] == [order["order_id"] for order in orders]
+
+
+def test_every_prediction_is_logged_as_it_was_answered(service: Service, settings: Settings):
+    with listening(service) as client:
+        single = client.post("/predict", json=ORDER).json()
+        batch = client.post("/predict/batch", json={"orders": [{"restaurant_id": "r9", "placed_at": PLACED}]}).json()
+
+    day = NOON.replace(hour=0)
+    logged = read_predictions(settings, Window(day, day + timedelta(days=1)))
+    rows = {row["prediction_id"]: row for row in logged.to_dicts()}
+
+    assert len(rows) == 2
+    row = rows[single["prediction_id"]]
+    assert 0 < row.pop("latency_ms") < 10_000
+    inputs = json.loads(row.pop("inputs"))
+    assert list(inputs) == NAMES
+    assert inputs["restaurant_stats__delivery_minutes_mean_28d"] == 30.5
+    assert set(json.loads(row.pop("statuses")).values()) == {"present"}
+    assert json.loads(row.pop("event_times")) == {
+        "restaurant_stats": NOON.isoformat(),
+        "driver_stats": NOON.isoformat(),
+        "zone_stats": NOON.isoformat(),
+    }
+    assert row == {
+        "prediction_id": single["prediction_id"],
+        "order_id": "o1",
+        "placed_at": NOON + timedelta(hours=1),
+        "predicted_at": NOON,
+        "model_name": "delivery_time",
+        "model_version": single["model"]["version"],
+        "variant": "champion",
+        "source": "online",
+        "status": "ok",
+        "delivery_minutes": single["delivery_minutes"],
+        "p10_minutes": single["p10_minutes"],
+        "p90_minutes": single["p90_minutes"],
+        "restaurant_id": "r1",
+        "driver_id": "d1",
+        "customer_id": "c1",
+        "zone_id": "z1",
+        "request_id": single["request_id"],
+    }
+    other = rows[batch["rows"][0]["prediction"]["prediction_id"]]
+    assert (other["order_id"], other["restaurant_id"], other["request_id"]) == (None, "r9", batch["request_id"])
+
+
+def test_without_a_model_the_answer_says_what_to_do(settings: Settings, tmp_path: Path):
+    empty = settings.model_copy(update={"model_dir_override": tmp_path})
+
+    with listening(Service(empty)) as client:
+        answers = [client.post("/predict", json=ORDER), client.get("/model")]
+        answers.append(client.post("/predict/batch", json={"orders": [ORDER]}))
+        for answer in answers:
+            found = problem(answer)
+            assert (found["status"], found["type"]) == (503, "urn:delivery-eta:problem:no-model")
+            assert found["detail"] == (
+                f"the model directory {tmp_path} has no bundle.json. Train and promote a model: make train"
+            )
+            assert answer.headers["retry-after"] == "10"
+        assert client.get("/health").json() == {"status": "ok"}
+        assert problem(client.get("/ready"))["parts"]["model"]["ok"] is False
+
+
+def test_a_registry_that_serving_cannot_read_is_explained(settings: Settings):
+    with listening(Service(settings)) as client:
+        detail = problem(client.post("/predict", json=ORDER))["detail"]
+
+    assert "serving cannot read the registry sqlite:///" in detail
+    assert "set ETA_MLFLOW_TRACKING_URI to the address of an MLflow server" in detail
+
+
+def test_readiness_names_its_parts(client: httpx.Client, service: Service, settings: Settings, bundle_dir: Path):
+    assert client.get("/ready").json() == {
+        "status": "ready",
+        "parts": {
+            "model": {"ok": True, "detail": f"delivery_time version {service.model().ref.version}"},
+            "online_store": {"ok": True, "detail": "Redis answers"},
+        },
+    }
+    changes = {"model_dir_override": bundle_dir, "redis_url_override": f"redis://127.0.0.1:{free_port()}/0"}
+    with listening(Service(settings.model_copy(update=changes))) as broken:
+        found = problem(broken.get("/ready"))
+    assert (found["status"], found["parts"]["model"]["ok"], found["parts"]["online_store"]["ok"]) == (503, True, False)
+    assert found["detail"].startswith("online_store: Redis does not answer")
+
+
+def test_the_model_is_described_with_its_lineage(client: httpx.Client, bundle_dir: Path):
+    found = client.get("/model").json()
+
+    assert found.pop("version").startswith("local-")
+    assert found == {
+        "name": "delivery_time",
+        "alias": "champion",
+        "variant": "champion",
+        "registry": "ok",
+        "registry_reason": "",
+        "last_refusal": None,
+        "source": str(bundle_dir),
+        "project": "delivery_eta",
+        "feature_service": "delivery_time_v1",
+        "inputs": NAMES,
+        "interval": {"p10_offset": -6.0, "p90_offset": 9.0},
+        "metrics": {"validation_mae": 5.0},
+        "baseline_minutes": 9.5,
+        "version_created_as_of": "2026-05-01T00:00:00+00:00",
+        "definitions_hash": "d1",
+        "request_function_version": json.loads((bundle_dir / "bundle.json").read_text())["request_function_version"],
+        "dataset_hash": "h1",
+        "seed": 7,
+    }
+
+
+def test_metrics_count_requests_predictions_and_feature_statuses(client: httpx.Client, service: Service):
+    client.post("/predict", json=ORDER)
+    client.post("/predict/batch", json={"orders": [{"restaurant_id": "r1"}, {}]})
+    client.get("/nothing")
+
+    lines = client.get("/metrics").text.splitlines()
+
+    for expected in [
+        'eta_requests_total{method="POST",route="/predict",status="200"} 1.0',
+        'eta_requests_total{method="GET",route="unmatched",status="404"} 1.0',
+        'eta_request_seconds_count{route="/predict/batch"} 1.0',
+        'eta_predictions_total{status="ok",variant="champion"} 2.0',
+        "eta_batch_rows_rejected_total 1.0",
+        'eta_feature_values_total{feature="distance_km",status="present"} 1.0',
+        'eta_feature_values_total{feature="distance_km",status="missing"} 1.0',
+        'eta_model_switches_total{outcome="switched"} 1.0',
+        "eta_model_loaded 1.0",
+        "eta_registry_up 1.0",
+        "eta_online_store_up 1.0",
+        "eta_log_dropped_rows 0.0",
+    ]:
+        assert expected in lines
+    version = service.model().ref.version
+    model = f'eta_model_info{{alias="champion",name="delivery_time",variant="champion",version="{version}"}} 1.0'
+    assert model in lines
+
+
+def test_a_fault_is_a_problem_that_reveals_nothing_but_its_kind(
+    client: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(service, "predict", fail)
+    answer = client.post("/predict", json=ORDER)
+
+    found = problem(answer)
+    assert (found["status"], found["type"]) == (500, "urn:delivery-eta:problem:fault")
+    assert "secret" not in answer.text
+    assert "secret detail" in caplog.text
+    assert answer.headers["x-request-id"] in caplog.text
+
+
+def test_the_documentation_shows_examples_and_problem_documents(client: httpx.Client):
+    schema = client.get("/openapi.json").json()
+
+    assert client.get("/docs").status_code == 200
+    schemas = schema["components"]["schemas"]
+    assert schemas["OrderRequest"]["examples"][0]["restaurant_id"] == "r-17"
+    assert schemas["OrderRequest"]["properties"]["placed_at"]["anyOf"][0] == {"type": "string", "format": "date-time"}
+    rows = schemas["BatchRequest"]["properties"]["orders"]
+    assert (rows["minItems"], rows["maxItems"], rows["items"]["required"]) == (1, 1000, ["restaurant_id"])
+    responses = schema["paths"]["/predict"]["post"]["responses"]
+    assert sorted(responses) == ["200", "400", "401", "413", "422", "500", "503"]
+    assert list(responses["422"]["content"]) == ["application/problem+json"]
+    assert "ProblemDocument" in schemas
+    assert "HTTPValidationError" not in schemas
+
+
+def test_the_example_of_the_documentation_is_answered(client: httpx.Client):
+    example = client.get("/openapi.json").json()["components"]["schemas"]["OrderRequest"]["examples"][0]
+
+    assert client.post("/predict", json=example).status_code == 200
+
+
+def test_concurrent_requests_each_get_their_own_answer(client: httpx.Client):
+    answers: dict[int, dict] = {}
+
+    def ask(number: int) -> None:
+        answers[number] = client.post("/predict", json=ORDER | {"order_id": f"o{number}"}).json()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert {number: answer["order_id"] for number, answer in answers.items()} == {n: f"o{n}" for n in range(32)}
+    assert {answer["status"] for answer in answers.values()} == {"ok"}
+
+
+def test_the_documentation_page_needs_nobody_else(client: httpx.Client):
+    page = client.get("/docs").text
+    scripts = [
+        part.split('"')[0]
+        for part in page.split('src="')[1:] + page.split('<link type="text/css" rel="stylesheet" href="')[1:]
+    ]
+    assert len(scripts) == 2
+    assert all(str(client.get(address).status_code) == "200" for address in scripts)
+    assert all(address.startswith(str(client.base_url).rstrip("/")) for address in scripts)

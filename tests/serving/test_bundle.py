@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.bundle import Bundle
+from serving.errors import BundleError
+from tests.serving.conftest import INPUTS, NAMES, VIEWS, BundleMaker
+
+
+def test_a_good_bundle_predicts_what_scikit_learn_predicted(bundle_dir: Path):
+    bundle = Bundle.load(bundle_dir)
+
+    assert bundle.input_names == tuple(NAMES)
+    assert bundle.verify() < 1e-3
+    assert bundle.session.get_session_options().intra_op_num_threads == 1
+
+
+def test_one_row_and_many_rows_give_the_same_minutes(bundle_dir: Path):
+    bundle = Bundle.load(bundle_dir)
+    rows = np.random.default_rng(1).uniform(0, 40, size=(50, len(INPUTS))).astype(np.float32)
+    rows[::3, 2] = np.nan
+
+    together = bundle.predict(rows)
+
+    assert together.shape == (50,)
+    assert [float(bundle.predict(row[None])[0]) for row in rows] == together.tolist()
+
+
+def test_the_interval_is_added_and_nothing_is_below_zero(make_bundle: BundleMaker):
+    bundle = Bundle.load(make_bundle(shift=-200.0))
+    row = np.full((1, len(INPUTS)), 10, dtype=np.float32)
+
+    estimates = bundle.estimate(row)
+
+    assert bundle.predict(row)[0] < -100
+    assert [value.tolist() for value in estimates] == [[0.0], [0.0], [0.0]]
+    usual = Bundle.load(make_bundle()).estimate(row)
+    assert (usual.p10 - usual.minutes).tolist() == pytest.approx([-6.0])
+    assert (usual.p90 - usual.minutes).tolist() == pytest.approx([9.0])
+
+
+def test_a_bundle_of_another_model_fails_its_self_test(make_bundle: BundleMaker):
+    directory = make_bundle()
+    (directory / "model.onnx").write_bytes((make_bundle(shift=30.0) / "model.onnx").read_bytes())
+
+    with pytest.raises(BundleError, match=r"self-test row \d predicts .* do not belong together"):
+        Bundle.load(directory).verify()
+
+
+def test_a_self_test_without_numbers_fails(make_bundle: BundleMaker):
+    document = json.loads((make_bundle() / "bundle.json").read_text())
+    document["self_test"]["predictions"][2] = float("nan")
+
+    with pytest.raises(BundleError, match="self-test row 2"):
+        Bundle.load(make_bundle(self_test=document["self_test"])).verify()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": []}, "inputs: "),
+        ({"model": ""}, "model: "),
+        ({"interval": {"p10_offset": 3, "p90_offset": -1}}, r"p10_offset 3\.0 is above p90_offset -1\.0"),
+        ({"interval": {"p10_offset": 3}}, "interval.p90_offset: Field required"),
+        ({"views": VIEWS[1:]}, "no view 'restaurant_stats' with a feature 'order_count_7d'"),
+        ({"views": [{**VIEWS[0], "ttl_seconds": 0}, *VIEWS[1:]]}, "views.0.ttl_seconds"),
+        ({"self_test": {"inputs": [[1.0]], "predictions": [1.0]}}, "each row of inputs needs 11 values"),
+        ({"self_test": {"inputs": [[1.0]], "predictions": [1.0, 2.0]}}, "another number of inputs than of predictions"),
+    ],
+)
+def test_a_wrong_document_is_refused_by_its_field(make_bundle: BundleMaker, changes: dict, message: str):
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(make_bundle(**changes))
+
+
+def test_inputs_listed_twice_are_refused(make_bundle: BundleMaker):
+    inputs = json.loads((make_bundle() / "bundle.json").read_text())["inputs"]
+
+    with pytest.raises(BundleError, match=r"inputs \['distance_km'\] are listed twice"):
+        Bundle.load(make_bundle(inputs=[*inputs, inputs[5]]))
+
+
+def test_a_model_with_another_number_of_columns_is_refused(make_bundle: BundleMaker):
+    document = json.loads((make_bundle() / "bundle.json").read_text())
+    test = {"inputs": [row[:-1] for row in document["self_test"]["inputs"]], "predictions": [1.0] * 5}
+
+    with pytest.raises(BundleError, match=r"takes 11 columns, but bundle\.json lists 10 inputs"):
+        Bundle.load(make_bundle(inputs=document["inputs"][:-1], self_test=test))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("bundle.json", None, r"bundle\.json does not exist"),
+        ("bundle.json", b"{", r"bundle\.json cannot be used: "),
+        ("model.onnx", None, r"model\.onnx does not exist"),
+        ("model.onnx", b"not a model", r"model\.onnx is not a usable ONNX model"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named(make_bundle: BundleMaker, file: str, content: bytes | None, message: str):
+    directory = make_bundle()
+    (directory / file).unlink()
+    if content is not None:
+        (directory / file).write_bytes(content)
+
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(directory)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from config import Settings
+from serving.bundle import Bundle
+from serving.lookup import CircuitBreaker, StoreLookup
+from serving.predictor import LookupFailed
+from tests.conftest import free_port
+from tests.serving.conftest import NOON, fill_store
+
+ROW = [{"restaurant_id": "r1", "driver_id": None, "zone_id": "z1"}]
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_breaker_lets_one_caller_per_cool_down_try_until_one_succeeds():
+    clock = Clock()
+    breaker = CircuitBreaker(1.0, clock)
+    assert (breaker.allows(), breaker.is_open) == (True, False)
+
+    breaker.failed()
+    clock.now += 0.99
+    assert (breaker.allows(), breaker.is_open) == (False, True)
+
+    clock.now += 0.01
+    assert [breaker.allows(), breaker.allows(), breaker.is_open] == [True, False, True]
+
+    breaker.succeeded()
+    assert [breaker.allows(), breaker.allows(), breaker.is_open] == [True, True, False]
+
+
+def test_a_dead_store_is_asked_once_and_found_again_after_the_cool_down(
+    bundle_dir: Path, settings: Settings, redis_url: str
+):
+    store = StoreLookup(settings.model_copy(update={"redis_url_override": f"redis://127.0.0.1:{free_port()}/0"}))
+    clock = Clock()
+    store.breaker.monotonic = clock
+    lookup = store.for_bundle(Bundle.load(bundle_dir))
+    with pytest.raises(LookupFailed, match="does not answer"):
+        lookup.read(ROW, NOON)
+    with pytest.raises(LookupFailed, match="failed a moment ago"):
+        lookup.read(ROW, NOON)
+
+    fill_store(redis_url)
+    lookup.reader = StoreLookup(settings).for_bundle(Bundle.load(bundle_dir)).reader
+    with pytest.raises(LookupFailed, match="failed a moment ago"):
+        lookup.read(ROW, NOON)
+    clock.now += 1
+
+    assert lookup.read(ROW, NOON).values[0, :3].tolist() == [40, 30.5, 20]
+    assert not store.breaker.is_open
+
+
+def test_a_store_that_accepts_but_never_answers_costs_its_time_out_once(bundle_dir: Path, settings: Settings):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        lookup = StoreLookup(settings.model_copy(update={"redis_url_override": url})).for_bundle(
+            Bundle.load(bundle_dir)
+        )
+        started = time.perf_counter()
+        for _ in range(20):
+            with pytest.raises(LookupFailed):
+                lookup.read(ROW, NOON)
+
+    # 20 time-outs of 50 ms would be a second; redis-py's own retries would be seven.
+    assert time.perf_counter() - started < 0.9
+
+
+def test_ping_says_what_to_do(settings: Settings, redis_url: str):
+    dead = StoreLookup(settings.model_copy(update={"redis_url_override": f"redis://127.0.0.1:{free_port()}/0"}))
+
+    assert StoreLookup(settings).ping() == (True, "Redis answers")
+    ok, detail = dead.ping()
+    assert not ok
+    assert "start it (make up); answers are degraded until then" in detail

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from config import Settings
+from serving.bundle import Bundle
+from serving.lookup import StoreLookup
+from serving.predictor import (
+    ALL_STALE,
+    OTHER_REQUEST_FUNCTION,
+    STORE_DOWN,
+    UNDECODABLE,
+    FeatureStatus,
+    Looked,
+    LookupFailed,
+    Order,
+    Predictor,
+)
+from tests.conftest import free_port
+from tests.serving.conftest import NAMES, NOON, BundleMaker, write_online
+
+HOUR = timedelta(hours=1)
+FULL = Order(
+    "r1", NOON + HOUR, driver_id="d1", zone_id="z1", distance_km=2.0, item_count=3, order_value=30.0, order_id="o1"
+)
+
+
+@pytest.fixture
+def predictor(bundle_dir: Path, settings: Settings, store: str) -> Predictor:
+    bundle = Bundle.load(bundle_dir)
+    return Predictor(bundle, StoreLookup(settings).for_bundle(bundle))
+
+
+def test_stored_requested_and_computed_values_become_the_inputs_in_their_order(predictor: Predictor):
+    found = predictor.predict([FULL])
+
+    cosine = math.cos(2 * math.pi * 13 / 24)
+    assert found.inputs[0].tolist() == pytest.approx([40, 30.5, 20, 28, 12, 2, 3, 30, cosine, 1, 1.5])
+    assert found.statuses.tolist() == [[FeatureStatus.PRESENT] * 11]
+    assert found.event_times.tolist() == [[NOON.timestamp()] * 3]
+    assert found.reasons == [()]
+    expected = predictor.bundle.estimate(found.inputs.astype(np.float32))
+    assert [value.tolist() for value in found.estimates] == [value.tolist() for value in expected]
+
+
+def test_many_rows_give_what_each_gives_alone(predictor: Predictor, store: str):
+    write_online(store, "restaurant_id", "r2", "restaurant_stats", NOON - 20 * HOUR, {"order_count_7d": 5})
+    orders = [
+        Order(
+            restaurant,
+            NOON + hours * HOUR,
+            driver_id=driver,
+            zone_id="z1",
+            order_value=value,
+        )
+        for restaurant in ("r1", "r2", "unknown")
+        for hours in (0, 1, 8, 30)
+        for driver, value in (("d1", 10.0), (None, None))
+    ]
+
+    together = predictor.predict(orders)
+    alone = [predictor.predict([order]) for order in orders]
+
+    np.testing.assert_array_equal(together.inputs, np.concatenate([one.inputs for one in alone]))
+    np.testing.assert_array_equal(together.statuses, np.concatenate([one.statuses for one in alone]))
+    np.testing.assert_array_equal(together.event_times, np.concatenate([one.event_times for one in alone]))
+    np.testing.assert_array_equal(together.estimates.minutes, np.concatenate([o.estimates.minutes for o in alone]))
+    assert together.reasons == [one.reasons[0] for one in alone]
+
+
+def test_what_is_not_known_is_missing_and_does_not_degrade_the_answer(predictor: Predictor):
+    found = predictor.predict([Order("never seen", NOON)])
+
+    missing = [name for name, status in zip(NAMES, found.statuses[0], strict=True) if status == FeatureStatus.MISSING]
+    assert missing == [
+        name for name in NAMES if name not in ("request_features__hour_of_day_cos", "request_features__is_peak_hour")
+    ]
+    assert np.isnan(found.inputs[0, :8]).all()
+    assert found.reasons == [()]
+    assert 0 < found.estimates.minutes[0] < 180
+
+
+def test_a_value_is_fresh_up_to_its_time_to_live_and_stale_after(predictor: Predictor):
+    at_limit, beyond = (Order("r1", NOON + 26 * HOUR + extra) for extra in (timedelta(0), timedelta(seconds=1)))
+
+    fresh, stale = predictor.predict([at_limit]), predictor.predict([beyond])
+
+    assert (fresh.statuses[0, :3] == FeatureStatus.PRESENT).all()
+    assert (stale.statuses[0, :3] == FeatureStatus.STALE).all()
+    assert np.isnan(stale.inputs[0, :3]).all()
+    assert stale.reasons == [(ALL_STALE,)]
+
+
+def test_one_stale_view_beside_a_fresh_one_is_listed_but_does_not_degrade(predictor: Predictor, store: str):
+    write_online(store, "zone_id", "z1", "zone_stats", NOON + 30 * HOUR, {"open_order_count": 9})
+
+    found = predictor.predict([Order("r1", NOON + 30 * HOUR, zone_id="z1")])
+
+    assert found.statuses[0, :5].tolist() == [
+        FeatureStatus.STALE,
+        FeatureStatus.STALE,
+        FeatureStatus.STALE,
+        FeatureStatus.MISSING,
+        FeatureStatus.PRESENT,
+    ]
+    assert found.reasons == [()]
+
+
+def test_a_value_that_cannot_be_decoded_degrades_the_answer(predictor: Predictor, store: str):
+    client = redis.Redis.from_url(store)
+    for key in client.scan_iter(match=b"*zone_id*"):
+        (field,) = [name for name in client.hkeys(key) if not name.startswith(b"_ts:")]
+        client.hset(key, field, b"\xff\xff\xff")
+
+    found = predictor.predict([FULL])
+
+    assert found.statuses[0, 4] == FeatureStatus.UNDECODABLE
+    assert np.isnan(found.inputs[0, 4])
+    assert found.inputs[0, 0] == 40
+    assert found.reasons == [(UNDECODABLE,)]
+
+
+def test_a_dead_store_leaves_what_the_request_brought(bundle_dir: Path, settings: Settings):
+    bundle = Bundle.load(bundle_dir)
+    dead = settings.model_copy(update={"redis_url_override": f"redis://127.0.0.1:{free_port()}/0"})
+
+    found = Predictor(bundle, StoreLookup(dead).for_bundle(bundle)).predict([FULL, FULL])
+
+    assert (found.statuses[:, :5] == FeatureStatus.UNAVAILABLE).all()
+    assert np.isnan(found.inputs[:, :5]).all()
+    assert found.inputs[0, 5:8].tolist() == [2, 3, 30]
+    assert found.statuses[0, 10] == FeatureStatus.MISSING
+    assert found.reasons == [(STORE_DOWN,)] * 2
+
+
+def test_another_version_of_the_request_function_is_admitted_in_every_answer(make_bundle: BundleMaker):
+    bundle = Bundle.load(make_bundle(request_function_version="older"))
+
+    assert Predictor(bundle, NoStore()).predict([FULL]).reasons == [(OTHER_REQUEST_FUNCTION, STORE_DOWN)]
+
+
+def test_a_model_without_stored_features_asks_no_store(make_bundle: BundleMaker):
+    inputs = [{"name": name, "source": "request"} for name in ("distance_km", "item_count", "order_value")]
+    rows = {"inputs": [[1.0] * 3], "predictions": [1.0]}
+    document = Bundle.load(make_bundle()).document.model_copy(update={"views": (), "inputs": ()})
+    parsed = type(document).model_validate(
+        {**document.model_dump(), "inputs": inputs, "self_test": rows, "interval": document.interval.model_dump()}
+    )
+    bundle = Bundle(parsed, RowMean())  # type: ignore[arg-type]
+
+    found = Predictor(bundle, NoStore()).predict([FULL])
+
+    assert found.inputs.tolist() == [[2.0, 3.0, 30.0]]
+    assert found.reasons == [()]
+
+
+class NoStore:
+    """A store that never answers."""
+
+    def read(self, rows: list[dict[str, str | None]], as_of: datetime) -> Looked:
+        raise LookupFailed("down")
+
+
+class RowMean:
+    """Stands for an ONNX session."""
+
+    def get_inputs(self) -> list:
+        return [type("Input", (), {"name": "inputs"})]
+
+    def run(self, _: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [feed["inputs"].mean(axis=1, keepdims=True)]

@@ -1,0 +1,213 @@
+"""`python -m serving` as a process: started, stopped, cut off from its parts, switched to another model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import redis
+
+from config import Settings
+from feature_repo.window import Window
+from serving.prediction_log import read_predictions
+from tests.conftest import free_port, redis_server_binary
+from tests.serving.conftest import NOON, ROOT, BundleMaker, ServingProcess, fill_store
+
+ORDER = {"restaurant_id": "r1", "driver_id": "d1", "zone_id": "z1", "placed_at": NOON.isoformat(), "distance_km": 2.0}
+Serve = Callable[..., AbstractContextManager[ServingProcess]]
+
+
+def logged(settings: Settings) -> list[str]:
+    day = NOON.replace(hour=0)
+    return read_predictions(settings, Window(day, day + timedelta(days=1)))["prediction_id"].to_list()
+
+
+class RedisProcess:
+    """A Redis server of this test's own, which it may stop and freeze."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.directory = directory
+        self.start()
+
+    def start(self) -> None:
+        command = [redis_server_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self.process = subprocess.Popen(command, cwd=self.directory, stdout=subprocess.DEVNULL)
+        client = redis.Redis.from_url(self.url)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                time.sleep(0.05)
+        raise AssertionError("redis-server did not start")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait(timeout=10)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
+    server = RedisProcess(tmp_path)
+    fill_store(server.url)
+    yield server
+    server.stop()
+
+
+def test_sigterm_logs_what_was_predicted_and_ends_well(serve: Serve, bundle_dir: Path, store: str, settings: Settings):
+    with serve(ETA_MODEL_DIR=str(bundle_dir)) as server:
+        answered = [server.client.post("/predict", json=ORDER).json()["prediction_id"] for _ in range(5)]
+
+        assert server.terminate() == 0
+
+    assert sorted(logged(settings)) == sorted(answered)
+
+
+def test_sigkill_loses_at_most_the_last_second(serve: Serve, bundle_dir: Path, store: str, settings: Settings):
+    with serve(ETA_MODEL_DIR=str(bundle_dir)) as server:
+        answered = server.client.post("/predict", json=ORDER).json()["prediction_id"]
+        server.wait_for(lambda: "eta_log_written_rows 1.0" in server.client.get("/metrics").text)
+        server.process.kill()
+        server.process.wait()
+
+    assert logged(settings) == [answered]
+
+
+def test_redis_stopped_and_frozen_degrades_and_redis_back_recovers(
+    serve: Serve, bundle_dir: Path, own_redis: RedisProcess
+):
+    def status() -> str:
+        started = time.perf_counter()
+        answer = server.client.post("/predict", json=ORDER)
+        assert answer.status_code == 200
+        assert time.perf_counter() - started < 2  # redis-py by itself would try for seven seconds
+        return str(answer.json()["status"])
+
+    with serve(ETA_MODEL_DIR=str(bundle_dir), ETA_REDIS_URL=own_redis.url) as server:
+        server.wait_for(lambda: status() == "ok")
+
+        own_redis.process.send_signal(signal.SIGSTOP)
+        server.wait_for(lambda: status() == "degraded")
+        own_redis.process.send_signal(signal.SIGCONT)
+        server.wait_for(lambda: status() == "ok")
+
+        own_redis.stop()
+        found = server.client.post("/predict", json=ORDER).json()
+        assert found["status"] == "degraded"
+        assert found["reasons"] == ["the online store does not answer: all of its features are missing"]
+        assert found["missing_features"][:5] == [
+            "restaurant_stats__order_count_7d",
+            "restaurant_stats__delivery_minutes_mean_28d",
+            "restaurant_stats__order_value_mean_28d",
+            "driver_stats__delivery_minutes_mean_28d",
+            "zone_stats__open_order_count",
+        ]
+        assert 0 < found["delivery_minutes"] < 180
+        ready = server.client.get("/ready")
+        assert (ready.status_code, ready.json()["parts"]["online_store"]["ok"]) == (503, False)
+        assert "eta_online_store_up 0.0" in server.client.get("/metrics").text
+
+        own_redis.start()
+        fill_store(own_redis.url)
+        server.wait_for(lambda: status() == "ok")
+
+
+def test_a_changed_model_directory_is_picked_up_without_losing_a_request(
+    serve: Serve, make_bundle: BundleMaker, store: str, tmp_path: Path
+):
+    directory = tmp_path / "model"
+    shutil.copytree(make_bundle(), directory)
+
+    def answer() -> dict:
+        response = server.client.post("/predict", json=ORDER)
+        assert response.status_code == 200
+        return response.json()
+
+    with serve(ETA_MODEL_DIR=str(directory), ETA_CHAMPION_POLL_SECONDS="0.1") as server:
+        before = answer()
+        (directory / "bundle.json").write_text("{")
+        server.wait_for(lambda: answer() is not None and "ALARM" in server.log.read_text())
+        assert answer()["model"] == before["model"]
+
+        shutil.copytree(make_bundle(shift=5.0), directory, dirs_exist_ok=True)
+        server.wait_for(lambda: answer()["model"] != before["model"])
+
+        assert answer()["delivery_minutes"] == pytest.approx(before["delivery_minutes"] + 5, abs=1e-3)
+
+
+def test_a_taken_port_and_wrong_settings_are_explained_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        busy = run_serving(ETA_SERVING_PORT=port)
+    secret = run_serving(ETA_ENVIRONMENT="production")
+
+    assert busy.returncode == 1
+    assert busy.stderr.endswith(
+        f"serving: 127.0.0.1:{port} is taken by another program. Stop it, or choose another port: ETA_SERVING_PORT\n"
+    )
+    assert secret.returncode == 1
+    assert "ETA_API_KEY has its development default" in secret.stderr
+
+
+def run_serving(**environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving"]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60, check=False)
+
+
+PREDICT_AND_LIST_MODULES = """
+import json, sys, time
+begin = time.perf_counter()
+from config import get_settings
+from serving.app import create_app
+from serving.predictor import Order
+from feature_repo.window import as_utc
+app = create_app(get_settings())
+service = app.state.service
+service.start()
+ready = time.perf_counter() - begin
+placed = as_utc("2026-05-01T12:00:00+00:00")
+service.predict([Order("r1", placed, order_value=3.0), Order("r2", placed)], request_id="q", started=begin)
+service.log.flush()
+service.stop()
+assert service.log.written == 2
+print(json.dumps({"seconds": ready, "modules": sorted(sys.modules)}))
+"""
+
+
+def test_the_request_path_imports_no_heavy_library(settings: Settings, bundle_dir: Path, store: str):
+    variables = {**os.environ, "ETA_MODEL_DIR": str(bundle_dir)}
+    command = [sys.executable, "-c", PREDICT_AND_LIST_MODULES]
+    printed = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True).stdout
+    found = json.loads(printed)
+
+    heavy = {"feast", "mlflow", "pandas", "sklearn", "airflow", "polars", "great_expectations", "evidently", "duckdb"}
+    assert heavy.isdisjoint(found["modules"])
+    assert "onnxruntime" in found["modules"]
+    print(f"\nserving: ready in {found['seconds']:.2f} s")
+
+
+def test_the_default_instant_is_now(serve: Serve, bundle_dir: Path, store: str):
+    before = datetime.now(UTC)
+    with serve(ETA_MODEL_DIR=str(bundle_dir)) as server:
+        found = server.client.post("/predict", json={"restaurant_id": "r1"}).json()
+
+    placed = datetime.fromisoformat(found["as_of"])
+    assert before <= placed <= datetime.now(UTC)
