@@ -1,0 +1,1 @@
+"""Compares predictions with what really happened, and reports a verdict; it changes nothing."""
