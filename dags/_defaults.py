@@ -1,0 +1,158 @@
+"""What the DAGs share: owners, retries, time-outs, deadlines, assets, and which window or instant a run is about.
+
+Imports of other rooms happen when a task runs, never when a DAG file is parsed: a parse costs milliseconds, and
+importing the libraries behind the rooms costs tens of seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from typing import Any
+
+from airflow.sdk import Asset, AsyncCallback, CronDataIntervalTimetable, DeadlineAlert, DeadlineReference, Param, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from config import get_settings
+from feature_repo.window import HOUR, Window, as_utc, floor_hour
+from plugins.notifier import AlertNotifier
+from plugins.notify import Alert, Severity, send_alert
+
+FEATURES = Asset(name="delivery_eta_features", uri="delivery_eta://features")
+RETRAIN = Asset(name="delivery_eta_retrain", uri="delivery_eta://retrain")
+PREDICTIONS = Asset(name="delivery_eta_predictions", uri="delivery_eta://predictions")
+
+WINDOW_PARAMS = {
+    name: Param(None, type=["null", "string"], format="date-time", description=f"{text} of the window, a full hour")
+    for name, text in (("start", "Start"), ("end", "End"))
+}
+
+
+def dag_arguments(schedule: str, deadline: timedelta, doc: str | None, tags: list[str]) -> dict[str, Any]:
+    """The arguments of `@dag` that every pipeline has.
+
+    `schedule` is a cron expression on the full hour; the run's data interval, from one tick to the next, is its
+    window. Times are counted from the instant at which the run was queued, which asset-triggered runs have too.
+    """
+    return {
+        "schedule": CronDataIntervalTimetable(schedule, timezone="UTC"),
+        "start_date": datetime(2026, 1, 1, tzinfo=UTC),
+        "catchup": False,
+        "max_active_runs": 1,
+        "doc_md": doc,
+        "tags": ["delivery-eta", *tags],
+        "default_args": {
+            "owner": "delivery-eta",
+            "retries": 3,
+            "retry_delay": timedelta(minutes=1),
+            "retry_exponential_backoff": True,
+            "max_retry_delay": timedelta(minutes=10),
+            "execution_timeout": timedelta(minutes=30),
+            "on_failure_callback": AlertNotifier(),
+        },
+        "deadline": DeadlineAlert(
+            reference=DeadlineReference.DAGRUN_QUEUED_AT,
+            interval=deadline,
+            callback=AsyncCallback(
+                AlertNotifier,
+                {
+                    "title": f"not finished {deadline} after it was queued",
+                    "severity": "warning",
+                    "advice": "Look at the run's grid for the task that waits or retries, and at what it logs.",
+                },
+            ),
+        ),
+    }
+
+
+def run_window(context: Any, span: timedelta = HOUR) -> Window:
+    """The window of a run: its parameters `start` and `end`, else its data interval, else the last full `span`.
+
+    Raises
+    ------
+    ValueError
+        Only one of the parameters is set, or they are not full hours with a time zone.
+    """
+    start, end = (context["params"].get(name) for name in ("start", "end"))
+    if (start is None) != (end is None):
+        raise ValueError(f"give both parameters start and end, or neither (start={start}, end={end})")
+    if start is not None:
+        return Window(as_utc(start), as_utc(end))
+    if context.get("data_interval_start") and context.get("data_interval_end"):
+        return Window(context["data_interval_start"], context["data_interval_end"])
+    return Window.last(span, floor_hour(context["dag_run"].run_after))
+
+
+def run_as_of(context: Any) -> datetime:
+    """The instant a run may know things up to: the end of its data interval, else when it was asked for."""
+    return floor_hour(context.get("data_interval_end") or context["dag_run"].run_after)
+
+
+def window_step(
+    module: str,
+    function: str,
+    span: timedelta = HOUR,
+    refused_when: Callable[[Mapping[str, Any]], bool] = lambda result: False,
+    **arguments: Any,
+) -> Callable[[], Any]:
+    """A task `function` that calls `module.function(window, settings)` and returns its small result.
+
+    A result for which `refused_when` holds ends the run red; one with warnings alerts and goes on.
+    """
+
+    @task(task_id=function, **arguments)
+    def step(**context: Any) -> Any:
+        window = run_window(context, span)
+        result = getattr(import_module(module), function)(window, get_settings())
+        if refused_when(result):
+            refuse(f"{function} of {window}", result)
+        if (warnings := reasons(result, "warn")) and not result.get("stopped"):
+            tell(f"{function} of {window} warns", "warning", warnings, context)
+        return result
+
+    return step
+
+
+def reasons(result: Mapping[str, Any], severity: str) -> list[str]:
+    """What failed with this severity, in words; a failure that is only a text stops."""
+    failures = [item if isinstance(item, Mapping) else {"reason": item} for item in result.get("failures", [])]
+    names = [key for key in ("view", "rule") if any(key in failure for failure in failures)]
+    return [
+        ": ".join(str(failure[key]) for key in (*names, "reason") if key in failure)
+        for failure in failures
+        if failure.get("severity", "stop") == severity
+    ]
+
+
+def refuse(what: str, result: Mapping[str, Any]) -> None:
+    """End this run red; the task's failure callback tells people.
+
+    Raises
+    ------
+    AirflowFailException
+        Always: what was refused is refused again by a retry.
+    """
+    why = reasons(result, "stop") or result.get("reasons") or [str(dict(result))]
+    raise AirflowFailException(f"refused: {what}: {'; '.join(why)}")
+
+
+def close_gap(context: Any) -> dict[str, Any]:
+    """Bring in the hours between the last computed one and this run's window: after downtime, Airflow skips them."""
+    from feature_repo.pipeline import backfill
+    from feature_repo.transforms.coverage import read_coverage
+
+    window, coverage = run_window(context), read_coverage(get_settings())
+    if coverage is None or coverage.until >= window.start:
+        return {}
+    gap = Window(coverage.until, window.start)
+    result = backfill(gap, get_settings())
+    tell(f"feature_pipeline filled a gap: {gap}", "info", ["no run had computed these hours"], context)
+    return result
+
+
+def tell(title: str, severity: Severity, reasons: Iterable[str], context: Any) -> list[str]:
+    """Send an alert that names the DAG and the run; the channels that took it are returned."""
+    run = context["dag_run"]
+    alert = Alert(title, severity, "; ".join(reasons), {"dag": run.dag_id, "run": run.run_id})
+    return send_alert(alert, get_settings())

@@ -1,0 +1,69 @@
+"""# Feature pipeline
+
+Every hour, the orders that became known in the hour become features, offline and online.
+
+| task | does |
+|---|---|
+| `fill_gap` | hours that no run has computed, after downtime, are computed first |
+| `ingest_orders` | takes the hour from the landing; retries while the source is not complete |
+| `validate_orders` | checks every row |
+| `choose_batch` | **branch**: go on, or refuse a batch that is mostly bad |
+| `quarantine_batch`, `alert_batch_refused` | the refused batch is kept, people are told, the run ends **red** |
+| `accept_orders` | good rows to the lake, rejected rows to quarantine |
+| `compute_features`, `validate_features` | rows at the hour's end, checked against their definitions; if not, **red** |
+| `publish_features`, `materialize` | offline table, then Redis |
+| `audit_online` | compares Redis with the offline rows; if they differ, **red** |
+| `publish_asset` | tells other DAGs that features are fresh |
+
+A red run has sent an alert that says why; so has a run that is not done within the publication delay, on which
+training relies. The window is the run's data interval; parameters `start` and `end` override
+it. Running an hour twice gives the same content, so clearing and backfilling are safe. See docs/operations.md.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import dag, task
+
+from config import get_settings
+from dags._defaults import FEATURES, WINDOW_PARAMS, close_gap, dag_arguments, refuse, run_window, window_step
+
+PIPELINE = "feature_repo.pipeline"
+
+
+@dag(**dag_arguments("0 * * * *", get_settings().publication_delay, __doc__, tags=["features"]), params=WINDOW_PARAMS)
+def feature_pipeline():
+    @task
+    def fill_gap(**context) -> dict:
+        return close_gap(context)
+
+    @task.branch
+    def choose_batch(verdict: dict) -> str:
+        return "quarantine_batch" if verdict["stopped"] else "accept_orders"
+
+    @task
+    def alert_batch_refused(verdict: dict, **context) -> None:
+        refuse(f"the whole batch of orders of {run_window(context)}, now in quarantine", verdict)
+
+    @task(outlets=[FEATURES])
+    def publish_asset(**context) -> str:
+        return str(run_window(context))
+
+    verdict = window_step(PIPELINE, "validate_orders")()
+    quarantined = window_step(PIPELINE, "quarantine_batch")()
+    accepted = window_step(PIPELINE, "accept_orders")()
+
+    fill_gap() >> window_step(PIPELINE, "ingest_orders")() >> verdict
+    choose_batch(verdict) >> [quarantined, accepted]
+    quarantined >> alert_batch_refused(verdict)
+    (
+        accepted
+        >> window_step(PIPELINE, "compute_features")()
+        >> window_step(PIPELINE, "validate_features", refused_when=lambda checked: checked["stopped"])()
+        >> window_step(PIPELINE, "publish_features")()
+        >> window_step(PIPELINE, "materialize")()
+        >> window_step(PIPELINE, "audit_online", refused_when=lambda audit: not audit["passed"])()
+        >> publish_asset()
+    )
+
+
+feature_pipeline()

@@ -1,0 +1,1 @@
+"""What Airflow adds to its own: alerts to people, and the page that shows the state of the loop."""
