@@ -1,0 +1,1 @@
+"""Starts, watches and stops the embedded services, and runs the whole loop once."""

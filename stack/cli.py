@@ -1,0 +1,154 @@
+"""The stack's command line: `delivery-eta` or `python -m stack`.
+
+Exit status: 0 all is well, 1 something is not (the message says what), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from config.settings import ROOT, Settings, get_settings
+from stack.airflow import airflow_environment, airflow_login
+from stack.processes import ServiceError, start_together
+from stack.services import all_services, mlflow_service, own_orders, redis_service, service_environment, wanted_services
+
+_STORES = {"redis": redis_service, "mlflow": mlflow_service}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options, get_settings()))
+    except ServiceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ValidationError as error:
+        print(f"the settings are not valid (environment or .env): {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def up(_: argparse.Namespace, settings: Settings) -> int:
+    """Start every server; if one fails, stop those that this call started."""
+    if name := own_orders(settings):
+        _say(f"stream: left out, because the orders are your own ({name}); `make ingest` brings in newer ones")
+    start_together(wanted_services(settings), _say)
+    print(_addresses(settings))
+    if not settings.features.exists():
+        print("\nThere are no features and no model yet: `make run` goes once round the loop and makes them.")
+    return 0
+
+
+def down(_: argparse.Namespace, settings: Settings) -> int:
+    """Stop what `up` started, in the opposite order."""
+    for service in reversed(all_services(settings)):
+        service.stop(_say)
+    return 0
+
+
+def status(_: argparse.Namespace, settings: Settings) -> int:
+    """Show every server; exit status 1 unless all are well."""
+    states = [service.status() for service in wanted_services(settings)]
+    print(f"{'server':<9} {'state':<10} {'pid':>7} {'memory':>9}  address")
+    for state in states:
+        memory = f"{state.memory_bytes / 2**20:.0f} MB" if state.memory_bytes else ""
+        print(f"{state.name:<9} {state.state:<10} {state.pid or '':>7} {memory:>9}  {state.address}")
+        if state.detail:
+            print(f"{'':<9} {state.detail}")
+    if all(state.state == "running" for state in states):
+        print(_addresses(settings))
+        return 0
+    return 1
+
+
+def execute(options: argparse.Namespace, settings: Settings) -> int:
+    """Run a command beside the stores it needs; stop afterwards those that this call started."""
+    names = [name for name in options.servers.split(",") if name]
+    with ExitStack() as stores:
+        for name in names:
+            service = _STORES[name](settings)
+            if service.start(_say):
+                stores.callback(service.stop, _say)
+        return _run(options.argv, service_environment(settings))
+
+
+def airflow(options: argparse.Namespace, settings: Settings) -> int:
+    """Run Airflow's own command line on this installation."""
+    return _run([sys.executable, "-m", "airflow", *options.argv], airflow_environment(settings))
+
+
+def run(options: argparse.Namespace, _: Settings) -> int:
+    """Go once round the whole loop."""
+    from stack.walkthrough import main as walk
+
+    return walk(options.orders, options.mapping)
+
+
+def clean(options: argparse.Namespace, settings: Settings) -> int:
+    """Stop the servers and remove the data directory, if it is the repository's own."""
+    down(options, settings)
+    directory = settings.data_dir.resolve()
+    if not directory.exists():
+        print(f"clean: {directory} does not exist")
+    elif directory.is_relative_to(ROOT) and directory != ROOT:
+        shutil.rmtree(directory)
+        print(f"clean: removed {directory}")
+    else:
+        print(f"clean: ETA_DATA_DIR is outside of the repository, remove it yourself: {directory}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> int:
+    process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=ROOT)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the command has received it too, and decides
+            continue
+
+
+def _addresses(settings: Settings) -> str:
+    login = airflow_login(settings)
+    rows = {
+        "Airflow": f"{settings.airflow_url}  (user {login.user}, password {login.password})",
+        "MLflow": settings.mlflow_tracking_uri,
+        "Predictions": f"{settings.serving_url}/docs",
+        "Logs": f"{settings.run_dir}/*.log",
+    }
+    return "\n" + "\n".join(f"  {name:<12} {where}" for name, where in rows.items())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="delivery-eta", description="The embedded stack of delivery-eta.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for function in (up, down, status, clean):
+        command = commands.add_parser(function.__name__, help=(function.__doc__ or "").splitlines()[0])
+        command.set_defaults(command=function)
+    walk = commands.add_parser("run", help=(run.__doc__ or ""))
+    walk.add_argument("--orders", help="your own orders: a file, a glob or a database URL")
+    walk.add_argument("--mapping", type=Path, help="the YAML file that maps its columns")
+    walk.set_defaults(command=run)
+    beside = commands.add_parser("exec", help=(execute.__doc__ or "").splitlines()[0])
+    beside.add_argument("--with", dest="servers", default="redis,mlflow", help="what it needs: redis, mlflow or both")
+    beside.add_argument("argv", nargs="+", metavar="-- COMMAND")
+    beside.set_defaults(command=execute)
+    own = commands.add_parser("airflow", help=(airflow.__doc__ or ""), add_help=False)
+    own.add_argument("argv", nargs=argparse.REMAINDER)
+    own.set_defaults(command=airflow)
+    return parser

@@ -1,0 +1,360 @@
+"""`make run`: the whole loop once, from orders to a drift verdict, told as it happens.
+
+Run again, it continues: history is not made twice, and features are computed for the hours that have passed since.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from config.settings import ROOT, Settings, get_settings
+from feature_repo.window import DAY, HOUR, Window, floor_hour
+from stack.processes import Service, ServiceError
+from stack.summary import summary
+
+LIVE_HOURS = 24
+"""Hours at the end that are lived through step by step: their orders are predicted first, and known afterwards. A whole
+day, because fewer hours would differ from the training reference by their time of day alone."""
+LIVE_STEP = 2 * HOUR
+"""Twice what the scheduler does, to keep the whole within a few minutes."""
+SIMULATED_DAYS = 120
+SIMULATED_ORDERS = 250_000
+OURS = frozenset({"feature_repo", "monitoring", "serving", "simulator", "stack", "training"})
+"""Errors of these packages have messages written for people; any other shows its traceback, too."""
+BATCH = 500
+"""Orders per request to the prediction service."""
+
+
+class WalkError(RuntimeError):
+    """The loop cannot go on; the message says why and what to do."""
+
+
+class Narrator:
+    """Prints numbered steps with their times, and the progress within them; what libraries say goes to its log."""
+
+    def __init__(self, log: Path) -> None:
+        self.seconds: dict[str, float] = {}
+        self.log = log
+        self._out = sys.stdout
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """One numbered step; its time is printed and kept."""
+        begun = time.monotonic()
+        self._print(f"\n[{len(self.seconds) + 1}] {title}")
+        self.seconds[title] = 0.0
+        yield
+        self.seconds[title] = time.monotonic() - begun
+        self._print(f"    done in {self.seconds[title]:.1f} s")
+
+    def say(self, text: str) -> None:
+        """A line of progress within a step."""
+        self._print(f"    {text}")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Send what libraries print, log and warn about to the log, so that the story stays readable."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("w") as log, redirect_stdout(log), redirect_stderr(log):
+            handler = logging.StreamHandler(log)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+            logging.getLogger().addHandler(handler)
+            try:
+                yield
+            finally:
+                logging.getLogger().removeHandler(handler)
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+
+@dataclass
+class Story:
+    """What happened, for the summary."""
+
+    source: str = ""
+    known: Window | None = None
+    features: dict[str, int] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    predictions: int = 0
+    audits: list[dict[str, Any]] = field(default_factory=list)
+    monitoring: dict[str, Any] = field(default_factory=dict)
+    example: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def main(orders: str | None = None, mapping: Path | None = None) -> int:
+    """Go once round the loop, with the simulator's orders or with your own; return the process's exit status."""
+    if (orders is None) != (mapping is None):
+        print("make run: give both ORDERS= and MAPPING=, or neither (docs/orders.md)")
+        return 2
+    try:
+        settings = _settings_for(mapping)
+    except (ValueError, OSError) as error:
+        print(f"make run stopped: {error}", file=sys.stderr)
+        return 2
+    narrator = Narrator(settings.run_dir / "walkthrough.log")
+    try:
+        with ExitStack() as servers, narrator.alone():
+            story = _walk(settings, orders, mapping, servers, narrator)
+            page = summary(story, settings)
+    except Exception as error:
+        print(f"\nmake run stopped: {error}\n(what the libraries said is in {narrator.log})", file=sys.stderr)
+        if type(error).__module__.partition(".")[0] in OURS:
+            return 1
+        raise
+    print(page)
+    return 0
+
+
+def _settings_for(mapping: Path | None) -> Settings:
+    """Your own orders get a data directory of their own, as two sources never mix, and their mapping's gates."""
+    if mapping is not None:
+        from feature_repo.orders.mapping_file import load_mapping
+
+        thresholds = load_mapping(mapping).gate_thresholds
+        os.environ.setdefault("ETA_DATA_DIR", str(ROOT / "data" / "own" / mapping.stem))
+        os.environ.setdefault("ETA_GATE_THRESHOLDS", json.dumps(thresholds))
+        get_settings.cache_clear()
+    return get_settings()
+
+
+def _walk(
+    settings: Settings, orders: str | None, mapping: Path | None, servers: ExitStack, narrator: Narrator
+) -> Story:
+    from stack.services import mlflow_service, redis_service, serving_service
+
+    story = Story()
+    stores = _Starting([redis_service(settings), mlflow_service(settings)], servers)
+    with narrator.step("Orders: bring them in" if orders else "Orders: simulate a marketplace"):
+        story.source = _land(settings, orders, mapping, narrator)
+        start, end = _span(settings)
+        narrator.say(f"orders are complete from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")
+    with narrator.step("Services: Redis (online store) and MLflow (experiments, model registry)"):
+        stores.wait(narrator)
+    live = Window(_live_start(settings, start, end), end) if _computed_until(settings, start) < end else None
+    split = live.start if live else end
+    with narrator.step(f"Features: validate orders, compute all views until {split:%Y-%m-%d %H:%M} UTC, materialise"):
+        _features(settings, start, split, narrator)
+    with narrator.step(f"Training: what was known at {split:%Y-%m-%d %H:%M} UTC, gates, registry"):
+        story.training = _train(settings, split, narrator)
+    with narrator.step("Serving: start the prediction service with the champion"):
+        _start(serving_service(settings), servers, narrator)
+    if live:
+        with narrator.step(f"Live: {len(list(live.hours()))} hours, their orders predicted first and known afterwards"):
+            _live(settings, live, story, narrator)
+    with narrator.step("Monitoring: predictions beside what happened, drift, verdict"):
+        story.monitoring = _monitor(settings, end, narrator)
+    story.known = Window(start, end)
+    story.features = _feature_rows(settings)
+    story.example = _example(settings, end)
+    story.seconds = narrator.seconds
+    return story
+
+
+class _Starting:
+    """Servers that start in the background while other work goes on."""
+
+    def __init__(self, services: list[Service], servers: ExitStack) -> None:
+        self._lines: list[str] = []
+        self._errors: list[ServiceError] = []
+        self._servers = servers
+        self._threads = [threading.Thread(target=self._start, args=[service], daemon=True) for service in services]
+        for thread in self._threads:
+            thread.start()
+
+    def _start(self, service: Service) -> None:
+        try:
+            if service.start(self._lines.append):
+                self._servers.callback(service.stop, lambda _: None)
+        except ServiceError as error:
+            self._errors.append(error)
+
+    def wait(self, narrator: Narrator) -> None:
+        """Until all are well.
+
+        Raises
+        ------
+        ServiceError
+            One of them did not start.
+        """
+        for thread in self._threads:
+            thread.join()
+        for line in self._lines:
+            narrator.say(line)
+        if self._errors:
+            raise self._errors[0]
+
+
+def _start(service: Service, servers: ExitStack, narrator: Narrator) -> None:
+    if service.start(narrator.say):
+        servers.callback(service.stop, lambda _: None)
+
+
+def _land(settings: Settings, orders: str | None, mapping: Path | None, narrator: Narrator) -> str:
+    if orders is not None and mapping is not None:
+        from feature_repo.orders.mapping import bring_in
+
+        report = bring_in(orders, mapping, settings, now=datetime.now(UTC))
+        for line in report.summary().splitlines():
+            narrator.say(line.rstrip())
+        return f"{orders} through {mapping}"
+    from feature_repo.orders.landing import read_watermark
+    from simulator.generate import advance, write_history
+
+    now = floor_hour(datetime.now(UTC))
+    watermark = read_watermark(settings)
+    if watermark is None:
+        made = write_history(settings.landing_orders, now, SIMULATED_DAYS, SIMULATED_ORDERS, progress=narrator.say)
+        narrator.say(f"{made['orders']:,} orders in {made['rows']:,} versions")
+    elif watermark.complete_until < now:
+        narrator.say(f"continuing the history that ends at {watermark.complete_until:%Y-%m-%d %H:%M} UTC")
+        advance(settings.landing_orders, now)
+    else:
+        narrator.say("nothing new: the history reaches to this hour")
+    return "the simulator"
+
+
+def _span(settings: Settings) -> tuple[datetime, datetime]:
+    from feature_repo.orders.landing import read_watermark
+
+    watermark = read_watermark(settings)
+    if watermark is None:
+        raise WalkError(f"no orders have landed in {settings.landing_orders}")
+    start, end = floor_hour(watermark.started_at), floor_hour(watermark.complete_until)
+    if end - start < 2 * DAY:
+        raise WalkError(
+            f"the orders cover only {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC: the loop needs two days at "
+            "least, one to learn from and one to predict. Bring in a longer file"
+        )
+    return start, end
+
+
+def _computed_until(settings: Settings, start: datetime) -> datetime:
+    """Until when features have been computed; `start` before any have."""
+    from feature_repo.transforms.coverage import read_coverage
+
+    coverage = read_coverage(settings)
+    return coverage.until if coverage else start
+
+
+def _live_start(settings: Settings, start: datetime, end: datetime) -> datetime:
+    return max(end - LIVE_HOURS * HOUR, _computed_until(settings, start), start + DAY)
+
+
+def _features(settings: Settings, start: datetime, until: datetime, narrator: Narrator) -> None:
+    from feature_repo import pipeline
+    from feature_repo.store import apply
+
+    apply(settings)
+    begin = _computed_until(settings, start)
+    if begin < until:
+        pipeline.backfill(Window(begin, until), settings, narrator.say)
+    narrator.say("feature rows to Redis")
+    pipeline.materialize(Window.last(DAY, until), settings)
+
+
+def _train(settings: Settings, as_of: datetime, narrator: Narrator) -> dict[str, Any]:
+    from training.models import get_spec
+    from training.pipeline import run
+
+    return dict(run(as_of, settings, get_spec("delivery_time", settings), narrator.say))
+
+
+def _live(settings: Settings, live: Window, story: Story, narrator: Narrator) -> None:
+    from feature_repo import pipeline
+
+    for step in _steps(live):
+        answers = _predict(settings, _placed(settings, step))
+        predicted = sum(answer["prediction"] is not None for answer in answers)
+        told = pipeline.run_window(step, settings, lambda _: None)
+        story.predictions += predicted
+        story.audits.append(told["audit"])
+        if not told["audit"]["passed"]:
+            narrator.say(f"{step.start:%H:%M}  AUDIT FAILED: online differs from offline: {told['audit']}")
+        refused = f", {len(answers) - predicted} requests refused" if predicted < len(answers) else ""
+        narrator.say(
+            f"{step.start:%H:%M}  {predicted:>4} orders predicted{refused}; then their outcome, features, audit"
+        )
+
+
+def _steps(live: Window) -> Iterator[Window]:
+    start = live.start
+    while start < live.end:
+        step = Window(start, min(start + LIVE_STEP, live.end))
+        yield step
+        start = step.end
+
+
+def _placed(settings: Settings, window: Window) -> list[dict[str, Any]]:
+    """The orders placed in a window as a customer's app would send them: nothing in them was known later."""
+    import polars as pl
+
+    from feature_repo.orders.landing import read_landing
+
+    placed = pl.col("placed_at").is_between(window.start, window.end, closed="left")
+    request = ["order_id", "restaurant_id", "customer_id", "zone_id", "placed_at", "distance_km", "item_count"]
+    rows = read_landing(window, settings).filter(placed, pl.col("status") == "placed").unique("order_id")
+    rows = rows.select(*request, "order_value").sort("placed_at", "order_id")
+    return [
+        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def _predict(settings: Settings, orders: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    import httpx
+
+    answers: list[dict[str, Any]] = []
+    headers = {"X-API-Key": settings.api_key.get_secret_value()}
+    with httpx.Client(base_url=settings.serving_url, headers=headers, timeout=30, trust_env=False) as client:
+        for first in range(0, len(orders), BATCH):
+            answer = client.post("/predict/batch", json={"orders": orders[first : first + BATCH]})
+            if answer.is_error:
+                raise WalkError(f"the prediction service refused a batch ({answer.status_code}): {answer.text}")
+            answers += answer.json()["rows"]
+    return answers
+
+
+def _monitor(settings: Settings, end: datetime, narrator: Narrator) -> dict[str, Any]:
+    from monitoring.pipeline import run
+
+    narrator.say("Evidently compares the served inputs with the champion's training reference")
+    return dict(run(Window.last(LIVE_HOURS * HOUR, end), settings))
+
+
+def _feature_rows(settings: Settings) -> dict[str, int]:
+    import polars as pl
+
+    views = sorted(path for path in settings.features.iterdir() if path.is_dir())
+    count = pl.len()
+    return {
+        view.name: int(
+            pl.scan_parquet(view / "day=*/rows.parquet", hive_partitioning=False).select(count).collect().item()
+        )
+        for view in views
+    }
+
+
+def _example(settings: Settings, end: datetime) -> dict[str, Any]:
+    """One prediction from the running service, for an order of now like the last one that was placed."""
+    import httpx
+
+    candidates = _placed(settings, Window.last(timedelta(hours=LIVE_HOURS), end))
+    if not candidates:
+        return {}
+    order = candidates[-1] | {"order_id": "make-run-example"}
+    headers = {"X-API-Key": settings.api_key.get_secret_value()}
+    answer = httpx.post(f"{settings.serving_url}/predict", json=order, headers=headers, timeout=30, trust_env=False)
+    return {"request": order, "status_code": answer.status_code, "answer": answer.json()}
