@@ -1,0 +1,144 @@
+"""Runs each contender of a benchmark in a process of its own, in turn, and keeps what it took.
+
+Times on a shared machine drift; ratios of contenders measured in turn in one run do so much less. Quote those.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+Contender = Callable[..., Mapping[str, Any]]
+"""Does the work and returns facts about its result (rows, a hash) that the table shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One contender at one size: medians over the runs.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall time without start-up and imports.
+    peak_mebibytes : float
+        Largest resident size of the process.
+    facts : mapping
+        What the contender said of its result.
+    """
+
+    contender: str
+    size: str
+    seconds: float
+    peak_mebibytes: float
+    runs: int
+    facts: Mapping[str, Any]
+
+
+def compare(
+    name: str,
+    contenders: Mapping[str, Contender],
+    sizes: Mapping[str, Mapping[str, Any]],
+    *,
+    anchor: str,
+    packages: Sequence[str],
+    runs: int = 3,
+) -> list[Measurement]:
+    """Measure all contenders at all sizes in turn, print the table and write the result file.
+
+    Parameters
+    ----------
+    name : str
+        Of the benchmark and its result file.
+    contenders : mapping of str to callable
+        Module-level functions; each gets a size's arguments by keyword.
+    sizes : mapping of str to mapping
+        Keyword arguments by the size's name.
+    anchor : str
+        The contender that the others are divided by.
+    packages : sequence of str
+        Whose versions the result records.
+    """
+    measurements: list[Measurement] = []
+    for size, arguments in sizes.items():
+        seen: dict[str, list[tuple[float, float, Mapping[str, Any]]]] = {label: [] for label in contenders}
+        for _ in range(runs):
+            for label, contender in contenders.items():
+                print(f"  {size}: {label} ...", flush=True)
+                seen[label].append(_in_own_process(contender, arguments))
+        measurements += [_median(label, size, results) for label, results in seen.items()]
+    print(table(measurements, anchor))
+    _write(name, measurements, anchor, sizes, packages)
+    return measurements
+
+
+def table(measurements: Sequence[Measurement], anchor: str) -> str:
+    """The measurements as text, each beside its anchor."""
+    lines = [f"{'size':<22}{'contender':<28}{'seconds':>9}{'ratio':>8}{'peak MiB':>10}  facts"]
+    base = {m.size: m.seconds for m in measurements if m.contender == anchor}
+    for m in measurements:
+        facts = ", ".join(f"{key} {value}" for key, value in m.facts.items())
+        ratio = m.seconds / base[m.size] if base.get(m.size) else float("nan")
+        lines.append(f"{m.size:<22}{m.contender:<28}{m.seconds:>9.2f}{ratio:>8.2f}{m.peak_mebibytes:>10.0f}  {facts}")
+    return "\n".join(lines)
+
+
+def _in_own_process(contender: Contender, arguments: Mapping[str, Any]) -> tuple[float, float, Mapping[str, Any]]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(contender, dict(arguments), sender))
+    process.start()
+    sender.close()
+    try:
+        result: tuple[float, float, Mapping[str, Any]] = receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"{contender.__name__}{dict(arguments)} died (exit status {process.exitcode})") from None
+    process.join()
+    return result
+
+
+def _measure(contender: Contender, arguments: dict[str, Any], sender: Any) -> None:
+    prepare = getattr(contender, "prepare", None)
+    prepared = prepare(**arguments) if prepare else {}
+    begun = time.perf_counter()
+    facts = contender(**arguments, **prepared)
+    seconds = time.perf_counter() - begun
+    sender.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, dict(facts)))
+
+
+def _median(label: str, size: str, results: Sequence[tuple[float, float, Mapping[str, Any]]]) -> Measurement:
+    seconds = statistics.median(result[0] for result in results)
+    peak = statistics.median(result[1] for result in results)
+    return Measurement(label, size, round(seconds, 3), round(peak, 1), len(results), results[-1][2])
+
+
+def _write(
+    name: str,
+    measurements: Sequence[Measurement],
+    anchor: str,
+    sizes: Mapping[str, Mapping[str, Any]],
+    packages: Sequence[str],
+) -> None:
+    content = {
+        "benchmark": name,
+        "anchor": anchor,
+        "sizes": {size: {key: str(value) for key, value in arguments.items()} for size, arguments in sizes.items()},
+        "measured": [asdict(measurement) for measurement in measurements],
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"written to benchmarks/results/{name}.json")
