@@ -39,6 +39,8 @@ class RegistryFromSettings(CreateEnginePlugin):
 
     def engine_created(self, engine: Engine) -> None:
         """Let every connection of a SQLite engine wait for others, and make the tables, one process at a time."""
+        if engine.dialect.name in ("sqlite", "postgresql"):
+            event.listen(engine, "before_cursor_execute", _first_writer_wins, retval=True)
         if engine.dialect.name != "sqlite":
             return
         event.listen(engine, "connect", _configure_sqlite)
@@ -48,6 +50,15 @@ class RegistryFromSettings(CreateEnginePlugin):
             with Path(f"{engine.url.database}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 metadata.create_all(engine)
+
+
+def _first_writer_wins(
+    _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
+) -> tuple[str, Any]:
+    """Two first writers both find no note of the last update, and both insert one: the later one's is not needed."""
+    if statement.startswith("INSERT INTO feast_metadata "):
+        statement += " ON CONFLICT DO NOTHING"
+    return statement, parameters
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -63,6 +63,15 @@ def test_processes_that_register_at_once_from_nothing_lose_nothing(settings: Set
     assert {f"entity_{number}_{part}" for number in range(4) for part in range(3)} <= names
 
 
+def test_the_first_note_of_an_update_is_written_by_whoever_comes_first(settings: Settings) -> None:
+    note = text("INSERT INTO feast_metadata (project_id, metadata_key, metadata_value, last_updated_timestamp) "
+                "VALUES ('p', 'last_updated_timestamp', :value, 1)")  # fmt: skip
+    with create_engine(URL).begin() as connection:
+        for value in ("first", "second"):
+            connection.execute(note, {"value": value})
+        assert connection.execute(text("SELECT metadata_value FROM feast_metadata")).scalars().all() == ["first"]
+
+
 def test_registry_is_the_settings_and_its_directory_is_made(settings: Settings) -> None:
     with create_engine(URL).connect() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
