@@ -86,7 +86,7 @@ format: setup ## Rewrite the code in the house style
 	@.venv/bin/ruff format .
 
 bench: setup ## Run a benchmark: NAME=
-	@test -n "$(NAME)" || { echo "make bench needs NAME, one of:" $(basename $(notdir $(filter-out %/__init__.py %/harness.py,$(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	@test -n "$(NAME)" || { echo "make bench needs NAME, one of:" $(basename $(notdir $(filter-out %/__init__.py %/harness.py %/render.py,$(wildcard benchmarks/*.py)))) >&2; exit 2; }
 	@$(PY) -m benchmarks.$(NAME)
 
 lock: setup ## Pin every dependency again, with hashes (ARGS=--upgrade: newest versions)
