@@ -12,7 +12,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +53,7 @@ def compare(
     anchor: str,
     packages: Sequence[str],
     runs: int = 3,
+    leave_out: Collection[tuple[str, str]] = (),
 ) -> list[Measurement]:
     """Measure all contenders at all sizes in turn, print the table and write the result file.
 
@@ -61,19 +62,24 @@ def compare(
     name : str
         Of the benchmark and its result file.
     contenders : mapping of str to callable
-        Module-level functions; each gets a size's arguments by keyword.
+        Module-level functions; each gets a size's arguments by keyword. Outside of what is measured: a function in
+        the contender's attribute `prepare` gets the same and returns further arguments, and one in `finish` gets all
+        of them and returns further facts.
     sizes : mapping of str to mapping
         Keyword arguments by the size's name.
     anchor : str
         The contender that the others are divided by.
     packages : sequence of str
         Whose versions the result records.
+    leave_out : collection of (str, str)
+        Contenders and sizes that are not measured together.
     """
     measurements: list[Measurement] = []
     for size, arguments in sizes.items():
-        seen: dict[str, list[tuple[float, float, Mapping[str, Any]]]] = {label: [] for label in contenders}
+        chosen = {label: one for label, one in contenders.items() if (label, size) not in leave_out}
+        seen: dict[str, list[tuple[float, float, Mapping[str, Any]]]] = {label: [] for label in chosen}
         for _ in range(runs):
-            for label, contender in contenders.items():
+            for label, contender in chosen.items():
                 print(f"  {size}: {label} ...", flush=True)
                 seen[label].append(_in_own_process(contender, arguments))
         measurements += [_median(label, size, results) for label, results in seen.items()]
@@ -114,7 +120,9 @@ def _measure(contender: Contender, arguments: dict[str, Any], sender: Any) -> No
     begun = time.perf_counter()
     facts = contender(**arguments, **prepared)
     seconds = time.perf_counter() - begun
-    sender.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, dict(facts)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    finish = getattr(contender, "finish", None)
+    sender.send((seconds, peak, {**facts, **(finish(**arguments, **prepared) if finish else {})}))
 
 
 def _median(label: str, size: str, results: Sequence[tuple[float, float, Mapping[str, Any]]]) -> Measurement:

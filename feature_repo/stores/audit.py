@@ -12,15 +12,20 @@ Per feature, of the keys looked at:
 * `missing`: offline has a value that is young enough to be served, online has none.
 * `extra`: online has a value, young enough to be served, that offline does not have.
 * `stale`: online holds an older row than offline, where the offline row is young enough to be served.
+
+Each audit is kept as JSON below the reports, and logged: a line in all, and one for each feature with a fault.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -30,6 +35,8 @@ from feature_repo.window import Window, as_utc
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView, RepoConfig
+
+logger = logging.getLogger(__name__)
 
 FAULTS = ("mismatched", "missing", "extra", "stale")
 EXAMPLES_KEPT = 10
@@ -122,6 +129,23 @@ class AuditReport:
             "examples": self.examples,
         }
 
+    def write(self, settings: Settings) -> Path:
+        """Keep the report as `<reports>/audit/<audited instant>.json`, in one rename."""
+        from feature_repo.orders.landing import write_atomically
+
+        path = settings.reports / "audit" / f"{self.as_of:%Y%m%dT%H%M%S}.json"
+        write_atomically(path, json.dumps(self.to_dict(), indent=2, default=str) + "\n")
+        return path
+
+    def log(self) -> None:
+        """One line in all, and one with the rates of each feature that has a fault."""
+        verdict = "passed" if self.passed else "failed"
+        logger.info("audit as of %s %s: %d values compared", self.as_of.isoformat(), verdict, self.compared)
+        for name, counts in self.features.items():
+            if any(counts.rate(fault) for fault in FAULTS):
+                rates = ", ".join(f"{counts.rate(fault):.2%} {fault}" for fault in FAULTS)
+                logger.info("audit: %s: %s, of %d values", name, rates, counts.compared)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -141,7 +165,7 @@ def audit(
     sample: int = 200,
     bounds: Bounds = Bounds(),
 ) -> AuditReport:
-    """Compare both stores as of the end of a materialised window.
+    """Compare both stores as of the end of a materialised window; log the outcome and keep it among the reports.
 
     Parameters
     ----------
@@ -164,7 +188,10 @@ def audit(
     from feature_repo.store import feature_store
 
     as_of = when.end if isinstance(when, Window) else as_utc(when)
-    return audit_store(feature_store(settings), settings.redis_url, as_of, sample, bounds)
+    report = audit_store(feature_store(settings), settings.redis_url, as_of, sample, bounds)
+    report.log()
+    report.write(settings)
+    return report
 
 
 def audit_store(store: FeatureStore, redis_url: str, as_of: datetime, sample: int, bounds: Bounds) -> AuditReport:

@@ -3,26 +3,30 @@
 Keys, fields and values are Feast's own, so any Feast client reads them. What differs from the stock store:
 
 * **Late data.** The row with the greatest (event time, created time) stays, in any order of arrival and under
-  concurrent writers: each key is compared and written by one atomic script. A row that agrees in both times is taken:
-  that is a corrected re-run. The created time is kept in one more field of the hash, which stock clients ignore.
+  concurrent writers: a script compares and writes each key atomically, many keys a call. A row that agrees in both
+  times is taken: that is a corrected re-run. The created time is kept in one more field of the hash, which stock
+  clients ignore.
 * **TTL.** A value older than its view's TTL is read as not found, with its event time.
 * **Failure.** A Redis that is down is an error at once that names its address, not one after seven seconds of retries.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType, _versioned_fv_name
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
-from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import Field, StrictStr
 from redis import Redis, RedisCluster
 from redis import asyncio as redis_asyncio
@@ -33,6 +37,7 @@ from redis.retry import Retry
 from sqlalchemy import URL, make_url
 
 from config import get_settings
+from feature_repo.stores.encoding import EncodedRows, join, stamps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,16 +47,11 @@ if TYPE_CHECKING:
 Row = tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BIAS = 1 << 63  # makes signed microseconds compare as unsigned big-endian bytes
 
 _WRITE_IF_LATEST = """
-local function greater(a, b)
-  for i = 1, 16 do
-    local x, y = a:byte(i), b:byte(i)
-    if x ~= y then return x > y end
-  end
-  return false
-end
+local call, unpacked = redis.call, struct.unpack
+local ttl, width = ARGV[1], tonumber(ARGV[2])
+local ts_field, stamp_field = ARGV[3], ARGV[4]
 
 local function varint(s, i)
   local value, scale, byte = 0, 1
@@ -82,20 +82,44 @@ local function rank_of_timestamp(ts)
   return table.concat(bytes) .. string.rep('\\0', 8)
 end
 
-local stored = redis.call('HMGET', KEYS[1], ARGV[2], ARGV[4])
-local ts, stamp = stored[1], stored[2]
-if ts then
-  local old
-  if stamp and stamp:sub(17) == ts then old = stamp:sub(1, 16) else old = rank_of_timestamp(ts) end
-  if greater(old, ARGV[5]) then return 0 end
+local function outranks(old, new)
+  local a, b, c, d = unpacked('>I4I4I4I4', old)
+  local e, f, g, h = unpacked('>I4I4I4I4', new)
+  if a ~= e then return a > e end
+  if b ~= f then return b > f end
+  if c ~= g then return c > g end
+  return d > h
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-if ARGV[1] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
-return 1
+
+local function is_outranked(key, ts, stamp)
+  local old = call('HGET', key, stamp_field)
+  if old == stamp then return false end
+  if not old or old:sub(17) ~= ts then old = rank_of_timestamp(ts) end
+  return outranks(old, stamp)
+end
+
+local row = {ts_field, '', stamp_field, ''}
+for i = 1, width do row[3 + 2 * i] = ARGV[4 + i] end
+local at, written = 5 + width, 0
+for i = 1, #KEYS do
+  local key, stamp = KEYS[i], ARGV[at]
+  local ts = call('HGET', key, ts_field)
+  if not (ts and is_outranked(key, ts, stamp)) then
+    row[2], row[4] = stamp:sub(17), stamp
+    for j = 1, width do row[4 + 2 * j] = ARGV[at + j] end
+    call('HSET', key, unpack(row))
+    if ttl ~= '0' then call('EXPIRE', key, ttl) end
+    written = written + 1
+  end
+  at = at + width + 1
+end
+return written
 """
-# ARGV: key's life in seconds or 0; then field-value pairs, of which the first two are the event time in Feast's
-# encoding and the stamp: (event time, created time) as 16 comparable bytes, then the event time again. A stamp whose
-# event time is not the stored one was left by another client's later write, whose created time is unknown: lowest.
+# KEYS: entities. ARGV: a key's life in seconds or 0; how many features; the fields of the event time, of the stamp and
+# of each feature; then for each key its stamp and the values. A stamp is (event time, created time) as 16 comparable
+# bytes, then the event time in Feast's encoding. A stamp whose event time is not the stored one was left by another
+# client's later write, whose created time is unknown: lowest. Ranks are compared as numbers, because Lua compares
+# strings in the collation order of the server's locale.
 
 
 class OnlineStoreUnavailable(ConnectionError):
@@ -117,6 +141,9 @@ class LatestWinsRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     rows_per_round_trip: int = Field(default=2000, ge=1)
     """Bounds the memory of a bulk write, whatever the number of rows."""
 
+    rows_per_script: int = Field(default=200, ge=1)
+    """Rows that one script call compares and writes, during which Redis answers nobody else: 200 take about 1 ms."""
+
 
 class LatestWinsRedisOnlineStore(RedisOnlineStore):
     """See the module."""
@@ -134,19 +161,34 @@ class LatestWinsRedisOnlineStore(RedisOnlineStore):
         OnlineStoreUnavailable
             Redis is down or slow. What was written stays; writing the same rows again completes it.
         """
+        size = config.online_store.rows_per_round_trip
+        chunks = (data[start : start + size] for start in range(0, len(data), size))
+        encoded = (rows for chunk in chunks for rows in _encoded(config, table, chunk))
+        self.write_encoded(config, table, encoded, progress)
+
+    def write_encoded(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        chunks: Iterable[EncodedRows],
+        progress: Callable[[int], Any] | None = None,
+    ) -> int:
+        """As `online_write_batch`, for rows that are encoded already; each chunk is one round trip.
+
+        Chunks are taken one by one, and the next is made while Redis works on the one before.
+
+        Returns
+        -------
+        int
+            Rows written: those that were not outranked by what Redis held.
+        """
         options = config.online_store
+        view = _versioned_fv_name(table, config)
         with _reachable(options):
             client = self._get_client(options)
-            for start in range(0, len(data), options.rows_per_round_trip):
-                chunk = data[start : start + options.rows_per_round_trip]
-                commands = [self._command(config, table, row) for row in chunk]
-                if isinstance(client, RedisCluster):  # its pipelines refuse scripts
-                    for command in commands:
-                        client.eval(_WRITE_IF_LATEST, 1, *command)
-                else:
-                    _execute(client, commands)
-                if progress:
-                    progress(len(chunk))
+            if isinstance(client, RedisCluster):  # a script there may touch one slot only
+                return sum(_write_one_by_one(client, rows, view, options, progress) for rows in chunks)
+            return _write_pipelined(client, chunks, view, options, progress)
 
     async def online_write_batch_async(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
@@ -154,10 +196,13 @@ class LatestWinsRedisOnlineStore(RedisOnlineStore):
         """As `online_write_batch`, one script call at a time."""
         with _reachable(config.online_store):
             client = await self._get_client_async(config.online_store)
-            for row in data:
-                await client.eval(_WRITE_IF_LATEST, 1, *self._command(config, table, row))
-                if progress:
-                    progress(1)
+            view = _versioned_fv_name(table, config)
+            for rows in _encoded(config, table, data):
+                head = _script_head(rows, view, config.online_store)
+                for key, *values in _python_rows(rows):
+                    await client.eval(_WRITE_IF_LATEST, 1, key, *head, *values)
+                    if progress:
+                        progress(1)
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Delete a view's values, and the created times kept beside them."""
@@ -233,24 +278,6 @@ class LatestWinsRedisOnlineStore(RedisOnlineStore):
         """The edge at which an online read meets the clock."""
         return datetime.now(UTC)
 
-    def _command(self, config: RepoConfig, table: FeatureView, row: Row) -> list[Any]:
-        """Key and arguments of the script for one row."""
-        entity_key, values, event, created = row
-        view = _versioned_fv_name(table, config)
-        event_bytes, stamp = _encoded_times(event, created)
-        command: list[Any] = [
-            _redis_key(config.project, entity_key, config.entity_key_serialization_version),
-            config.online_store.key_ttl_seconds or 0,
-            f"_ts:{view}",
-            event_bytes,
-            stamp_field(view),
-            stamp,
-        ]
-        for name, value in values.items():
-            command.append(_field(view, name))
-            command.append(value.SerializeToString())
-        return command
-
     def _get_client(self, online_store_config: Any) -> Any:
         if self._client is None:
             kind = RedisCluster if online_store_config.redis_type == RedisType.redis_cluster else Redis
@@ -301,36 +328,145 @@ def _connect(kind: Any, options: LatestWinsRedisOnlineStoreConfig, retry: Any) -
     return kind(host=nodes[0]["host"], port=int(nodes[0]["port"]), retry=retry, **{**limits, **given})
 
 
-def _execute(client: Redis, commands: Sequence[Sequence[Any]]) -> None:
-    """Run the script once for each command, in one round trip, loading it first: a restarted Redis has forgotten it."""
-    with client.pipeline(transaction=False) as pipe:
-        pipe.script_load(_WRITE_IF_LATEST)
-        digest = _script_digest()
-        for command in commands:
-            pipe.evalsha(digest, 1, *command)
-        pipe.execute()
+def _encoded(config: RepoConfig, table: FeatureView, data: Sequence[Row]) -> Iterator[EncodedRows]:
+    """Feast's protobuf rows; consecutive ones with the same features together."""
+    view, version = _versioned_fv_name(table, config), config.entity_key_serialization_version
+    for names, group in groupby(data, key=lambda row: tuple(row[1])):
+        rows = list(group)
+        events = [event for *_, event, _ in rows]
+        created = [created or event for *_, event, created in rows]
+        yield EncodedRows(
+            pa.array([_redis_key(config.project, key, version) for key, *_ in rows], pa.binary()),
+            stamps(_instants(events), _instants(created)),
+            tuple(field_of(view, name) for name in names),
+            tuple(pa.array([row[1][name].SerializeToString() for row in rows], pa.binary()) for name in names),
+        )
+
+
+def _write_pipelined(
+    client: Redis,
+    chunks: Iterable[EncodedRows],
+    view: str,
+    options: LatestWinsRedisOnlineStoreConfig,
+    progress: Callable[[int], Any] | None,
+) -> int:
+    """Send each chunk's script calls at once, and read the replies after the next chunk has been sent.
+
+    The script is loaded with every chunk: a restarted Redis has forgotten it.
+    """
+    connection: Any = client.connection_pool.get_connection()
+    written, sent = 0, deque[EncodedRows]()
+
+    def finish(rows: EncodedRows) -> int:
+        connection.read_response()  # of SCRIPT LOAD
+        replies = [connection.read_response() for _ in range(0, len(rows), options.rows_per_script)]
+        if progress:
+            progress(len(rows))
+        return sum(replies)
+
+    try:
+        for rows in chunks:
+            calls = _script_calls(rows, view, options)
+            connection.send_packed_command([b"".join([_packed(["SCRIPT", "LOAD", _WRITE_IF_LATEST]), *calls])], False)
+            sent.append(rows)
+            if len(sent) > 1:
+                written += finish(sent.popleft())
+        while sent:
+            written += finish(sent.popleft())
+    except BaseException:
+        connection.disconnect()  # replies that nobody read would answer the next command
+        raise
+    finally:
+        client.connection_pool.release(connection)
+    return written
+
+
+def _script_calls(rows: EncodedRows, view: str, options: LatestWinsRedisOnlineStoreConfig) -> Iterator[Any]:
+    """The script calls that write `rows`, in Redis's protocol, as pieces to be sent one after the other.
+
+    redis-py packs a command in Python, argument by argument; here all rows' arguments are packed by a few Arrow
+    kernels, and a call takes a slice of them.
+    """
+    keys = _Slices(_arguments([rows.keys]))
+    values = _Slices(_arguments([rows.stamps, *rows.values]))
+    head = _script_head(rows, view, options)
+    packed_head = b"".join(_argument(one) for one in head)
+    for start in range(0, len(rows), options.rows_per_script):
+        end = min(start + options.rows_per_script, len(rows))
+        count = end - start
+        length = 3 + len(head) + count * (2 + len(rows.values))
+        yield b"*%d\r\n" % length + b"".join(_argument(one) for one in ("EVALSHA", _script_digest(), count))
+        yield keys.between(start, end)
+        yield packed_head
+        yield values.between(start, end)
+
+
+def _script_head(rows: EncodedRows, view: str, options: LatestWinsRedisOnlineStoreConfig) -> list[Any]:
+    return [options.key_ttl_seconds or 0, len(rows.fields), f"_ts:{view}", stamp_field(view), *rows.fields]
+
+
+def _write_one_by_one(
+    client: Any,
+    rows: EncodedRows,
+    view: str,
+    options: LatestWinsRedisOnlineStoreConfig,
+    progress: Callable[[int], Any] | None,
+) -> int:
+    head = _script_head(rows, view, options)
+    written: int = sum(client.eval(_WRITE_IF_LATEST, 1, key, *head, *values) for key, *values in _python_rows(rows))
+    if progress:
+        progress(len(rows))
+    return written
+
+
+def _python_rows(rows: EncodedRows) -> Iterator[tuple[bytes, ...]]:
+    """Key, stamp and values of each row."""
+    return zip(*(column.to_pylist() for column in (rows.keys, rows.stamps, *rows.values)), strict=True)
+
+
+class _Slices:
+    """The bytes of consecutive elements of a binary array, without a copy."""
+
+    def __init__(self, array: pa.BinaryArray) -> None:
+        _, offsets, data = array.buffers()
+        self._offsets = memoryview(offsets).cast("i")
+        self._data = memoryview(data)
+
+    def between(self, start: int, end: int) -> memoryview:
+        return self._data[self._offsets[start] : self._offsets[end]]
+
+
+def _arguments(columns: Sequence[pa.BinaryArray]) -> pa.BinaryArray:
+    """Each row's elements as arguments in Redis's protocol: `$<length>`, a line's end, the bytes, a line's end."""
+    parts: list[Any] = [b"$"]
+    for column in columns:
+        lengths = pc.binary_length(column).cast(pa.string()).cast(pa.binary())
+        parts += [lengths, b"\r\n", column, b"\r\n$"]
+    return join([*parts[:-1], b"\r\n"])
+
+
+def _packed(command: Sequence[Any]) -> bytes:
+    return b"*%d\r\n" % len(command) + b"".join(_argument(one) for one in command)
+
+
+def _argument(value: bytes | str | int) -> bytes:
+    raw = value if isinstance(value, bytes) else str(value).encode()
+    return b"$%d\r\n%s\r\n" % (len(raw), raw)
 
 
 @lru_cache(maxsize=1)
 def _script_digest() -> str:
-    import hashlib
-
     return hashlib.sha1(_WRITE_IF_LATEST.encode(), usedforsecurity=False).hexdigest()
 
 
 @lru_cache(maxsize=4096)
-def _field(view: str, feature: str) -> bytes:
+def field_of(view: str, feature: str) -> bytes:
+    """Hash field of a feature's value."""
     return bytes(_mmh3(f"{view}:{feature}"))
 
 
-@lru_cache(maxsize=4096)
-def _encoded_times(event: datetime, created: datetime | None) -> tuple[bytes, bytes]:
-    """The event time as Feast stores it, and the stamp. A row without a created time counts as created at its event."""
-    micros = _micros(event)
-    seconds, rest = divmod(micros, 1_000_000)
-    event_bytes = Timestamp(seconds=seconds, nanos=rest * 1000).SerializeToString()
-    known = micros if created is None else _micros(created)
-    return event_bytes, struct.pack(">QQ", micros + _BIAS, known + _BIAS) + event_bytes
+def _instants(times: Iterable[datetime]) -> pa.Array:
+    return pa.array([_micros(time) for time in times], pa.int64()).cast(pa.timestamp("us"))
 
 
 def _micros(instant: datetime) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import redis
 from feast.infra.online_stores.helpers import _mmh3
@@ -14,7 +17,13 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from config import Settings
+from feature_repo import pipeline
+from feature_repo.store import apply, feature_store
 from feature_repo.stores.audit import AuditReport, Bounds, FeatureCounts, audit_store
+from feature_repo.stores.parquet import TIMESTAMP
+from feature_repo.transforms.tables import feature_table
+from feature_repo.transforms.views import TRANSFORMS
+from feature_repo.window import Window
 from tests.conftest import free_port
 from tests.feature_repo.stores.helpers import at, history, store, view, write
 from tests.feature_repo.stores.test_redis_online import OURS, _redis_key, row, write_rows
@@ -105,6 +114,58 @@ def test_fault_within_its_bound_passes(opened: Any, settings: Settings) -> None:
     redis.Redis.from_url(settings.redis_url).delete(_redis_key("a"))
     assert audited(opened, settings, bounds=Bounds(missing=0.5)).passed
     assert not audited(opened, settings, bounds=Bounds(missing=0.49)).passed
+
+
+def test_each_feature_with_a_fault_is_a_line_in_the_log(
+    opened: Any, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.Redis.from_url(settings.redis_url).hset(_redis_key("a"), ORDERS, Value(int64_val=99).SerializeToString())
+    report = audited(opened, settings)
+    with caplog.at_level(logging.INFO, logger="feature_repo.stores.audit"):
+        report.log()
+    assert caplog.messages == [
+        f"audit as of {at(60).isoformat()} failed: 4 values compared",
+        f"audit: {FEATURE}: 50.00% mismatched, 0.00% missing, 0.00% extra, 0.00% stale, of 2 values",
+    ]
+
+
+MIDNIGHT = datetime(2026, 5, 1, tzinfo=UTC)
+WINDOW = Window(MIDNIGHT - timedelta(hours=1), MIDNIGHT)
+
+
+@pytest.fixture
+def materialised(settings: Settings) -> Settings:
+    """The repository's own views, of which `zone_stats` has two rows, through the pipeline's step."""
+    apply(settings)
+    transform = TRANSFORMS["zone_stats"]
+    table = feature_table(transform, settings)
+    row = {name: 3 if kind.is_numeric() else None for name, kind in table.schema.items()}
+    row |= {name: WINDOW.start for name, kind in table.schema.items() if kind == TIMESTAMP}
+    rows = pl.DataFrame([row | {transform.key: key} for key in ("centre", "north")], schema=table.schema)
+    table.replace(WINDOW, rows)
+    assert pipeline.materialize(WINDOW, settings)["rows"]["zone_stats"] == 2
+    return settings
+
+
+def test_step_keeps_its_report_and_passes_on_what_was_materialised(materialised: Settings) -> None:
+    told = pipeline.audit_online(WINDOW, materialised)
+    assert told["passed"], told["reasons"]
+    assert told["keys"]["zone_stats"] == 2
+    kept = materialised.reports / "audit" / "20260501T000000.json"
+    assert json.loads(kept.read_text()) == told
+
+
+def test_step_refuses_and_says_why_when_redis_holds_something_else(materialised: Settings) -> None:
+    client = redis.Redis.from_url(materialised.redis_url)
+    (feature, *_) = (field.name for field in feature_store(materialised).get_feature_view("zone_stats").features)
+    for key in client.scan_iter():
+        client.hset(key, _mmh3(f"zone_stats:{feature}"), Value(int64_val=-1).SerializeToString())
+    told = pipeline.audit_online(WINDOW, materialised)
+    assert not told["passed"]
+    assert told["reasons"] == [f"zone_stats__{feature}: 2 of 2 values mismatched (100.00%, at most 0.00% allowed)"]
+    kept = json.loads((materialised.reports / "audit" / "20260501T000000.json").read_text())
+    assert kept["reasons"] == told["reasons"]
+    assert {example["key"]["zone_id"] for example in kept["examples"]} == {"centre", "north"}
 
 
 def test_nothing_anywhere_passes_and_says_that_nothing_was_compared(settings: Settings, tmp_path: Path) -> None:

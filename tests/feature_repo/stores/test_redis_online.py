@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import time
 from collections.abc import Sequence
@@ -111,6 +112,60 @@ def test_round_trips_of_any_size_write_the_same(settings: Settings, tmp_path: Pa
     assert [orders for _, orders in stored(tmp_path, settings.redis_url, *(f"r{n}" for n in range(25)))] == list(
         range(25)
     )
+
+
+@pytest.mark.parametrize("rows_per_script", [1, 3, 1000])
+def test_script_calls_of_any_size_write_the_same(settings: Settings, tmp_path: Path, rows_per_script: int) -> None:
+    sizes = {"rows_per_round_trip": 10, "rows_per_script": rows_per_script}
+    write_rows(tmp_path, [row(f"r{n}", 5, 5, n) for n in range(0, 25, 2)], **sizes)
+    write_rows(tmp_path, [row(f"r{n}", n % 10, n, 100 + n) for n in range(25)], **sizes)
+    kept = [n if n % 2 == 0 and n % 10 < 5 else 100 + n for n in range(25)]
+    assert [orders for _, orders in stored(tmp_path, settings.redis_url, *(f"r{n}" for n in range(25)))] == kept
+
+
+def test_rows_with_other_features_than_the_ones_before_keep_to_theirs(settings: Settings, tmp_path: Path) -> None:
+    (entity, values, *times) = row("b", 0, 0, 2)
+    write_rows(tmp_path, [row("a", 0, 0, 1), (entity, {"orders": values["orders"]}, *times), row("c", 0, 0, 3)])
+    lengths = [redis.Redis.from_url(settings.redis_url).hlen(_redis_key(key)) for key in "abc"]
+    assert lengths == [4, 3, 4]
+    assert [orders for _, orders in stored(tmp_path, settings.redis_url, "a", "b", "c")] == [1, 2, 3]
+
+
+def test_progress_counts_every_row_once(tmp_path: Path, settings: Settings) -> None:
+    seen: list[int] = []
+    config = repo_config(tmp_path, online={**OURS, "rows_per_round_trip": 4})
+    rows = [row(f"r{n}", 0, 0, n) for n in range(10)]
+    LatestWinsRedisOnlineStore().online_write_batch(config, view("unused"), rows, seen.append)
+    assert seen == [4, 4, 2]
+
+
+def test_key_lives_as_long_as_configured(settings: Settings, tmp_path: Path) -> None:
+    write_rows(tmp_path, [row("a", 0, 0, 1)], key_ttl_seconds=100)
+    assert 0 < redis.Redis.from_url(settings.redis_url).ttl(_redis_key("a")) <= 100
+
+
+def test_asynchronous_write_leaves_the_same(settings: Settings, tmp_path: Path) -> None:
+    rows = [row("a", 1, 1, 1), row("b", 1, 1, None), row("a", 0, 9, 2)]
+    client = redis.Redis.from_url(settings.redis_url)
+    write_rows(tmp_path, rows)
+    expected = [client.hgetall(_redis_key(key)) for key in "ab"]
+    client.flushall()
+    store, config = LatestWinsRedisOnlineStore(), repo_config(tmp_path, online=OURS)
+    asyncio.run(store.online_write_batch_async(config, view("unused"), rows, None))
+    assert [client.hgetall(_redis_key(key)) for key in "ab"] == expected
+
+
+def test_key_that_is_no_hash_is_an_error_that_leaves_the_connection_usable(settings: Settings, tmp_path: Path) -> None:
+    client = redis.Redis.from_url(settings.redis_url)
+    client.set(_redis_key("r7"), "in the way")
+    config = repo_config(tmp_path, online={**OURS, "rows_per_round_trip": 4, "rows_per_script": 2})
+    online, rows = LatestWinsRedisOnlineStore(), [row(f"r{n}", 0, 0, n) for n in range(20)]
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        online.online_write_batch(config, view("unused"), rows, None)
+    client.delete(_redis_key("r7"))
+    online.online_write_batch(config, view("unused"), rows, None)
+    found = stored(tmp_path, settings.redis_url, *(f"r{n}" for n in range(20)))
+    assert [orders for _, orders in found] == list(range(20))
 
 
 def _write_many(arguments: tuple[str, str, int]) -> None:
