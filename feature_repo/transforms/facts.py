@@ -1,15 +1,16 @@
 """Facts: what became known about orders, each once, in the hour in which it first became known.
 
-Grain: one row per order and fact. An order version shows facts (it was placed, accepted, delivered ...); a fact belongs
-to the first version that shows it, with that version's values. Later corrections change labels, never history, so no
-hour ever has to be computed again.
+Grain: one row per order version that shows something new, and one per order's end. An order version shows facts (it was
+placed, accepted, delivered ...); a fact belongs to the first version that shows it, with that version's values. Later
+corrections change labels, never history, so no hour ever has to be computed again.
 """
 
-from __future__ import annotations
-
+import functools
+import operator
 from datetime import timedelta
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from feature_repo.transforms.spec import DAY
@@ -26,6 +27,12 @@ CLOSED = "closed"
 """Delivered or cancelled, within `OPEN_AT_MOST` of being placed."""
 ABANDONED = "abandoned"
 """Open for `OPEN_AT_MOST`: no end of it has become known, so it is not counted as open any longer."""
+
+SHOWN = (PLACED, ACCEPTED, DECLINED, PICKED_UP, DELIVERED, CANCELLED)
+"""Facts that a version shows."""
+ENDS = (CLOSED, ABANDONED)
+"""Facts that follow from the time that passed."""
+FACTS = (*SHOWN, *ENDS)
 
 OPEN_AT_MOST = DAY
 """Every placed order ends, once: closed, or abandoned after this time. So placed - closed - abandoned is exactly the
@@ -82,27 +89,30 @@ def facts(versions: ir.Table, window: Window) -> ir.Table:
     Returns
     -------
     ibis table
-        `fact`, `known_hour` (full hours since 1970), `ENTITY_KEYS` and `VALUES`.
+        `known_hour` (full hours since 1970), `ENTITY_KEYS`, `VALUES`, and one boolean column per fact, named after it.
+        Several facts that became known together share a row; a fact is true in at most one row of its order.
     """
-    ranked = _rank(_measure(versions))
-    first_known = [
-        ranked.filter(ranked["rank"] == ranked[f"first_{fact}"]).mutate(fact=ibis.literal(fact))
-        for fact in _shown(versions)
-    ]
-    ends = _ends(ranked)
-    columns = ["fact", "known_second", *ENTITY_KEYS, *VALUES]
-    known = ibis.union(*[part.select(columns) for part in (*first_known, *ends)], distinct=False)
     start, end = int(window.start.timestamp()), int(window.end.timestamp())
-    inside = known.filter(known.known_second >= start, known.known_second < end)
+    firsts = _first_shown(_in_order(_measure(versions)), back_to=start - int(OPEN_AT_MOST.total_seconds()))
+    shown = firsts.mutate(**{fact: ibis.literal(False) for fact in ENDS})
+    columns = ["known_second", *ENTITY_KEYS, *VALUES, *FACTS]
+    known = ibis.union(shown.select(columns), _ends(firsts).select(columns), distinct=False)
+    anything = functools.reduce(operator.or_, [known[fact] for fact in FACTS])
+    inside = known.filter(known.known_second >= start, known.known_second < end, anything)
     return inside.mutate(known_hour=(inside.known_second // 3600).cast("int64")).drop("known_second")
 
 
-def seconds(instant: ir.Value) -> ir.Value:
-    """Unix seconds of a timestamp, rounded down.
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def unix_micros(instant: dt.Timestamp(timezone="UTC")) -> dt.int64:  # type: ignore[valid-type]
+    """Microseconds since 1970, a function of both engines (see `engine`).
 
-    The cut to whole seconds comes first: on DuckDB the cast alone rounds, which moves 12:59:59.7 into the next hour.
+    What Ibis has for the purpose goes through the calendar of the session's time zone, fifty times slower on DuckDB.
     """
-    return instant.truncate("s").epoch_seconds().cast("int64")
+
+
+def seconds(instant: ir.Value) -> ir.Value:
+    """Unix seconds of a timestamp, rounded down."""
+    return (unix_micros(instant) // 1_000_000).cast("int64")
 
 
 def _shown(versions: ir.Table) -> dict[str, ir.Value]:
@@ -135,27 +145,50 @@ def _measure(versions: ir.Table) -> ir.Table:
     )
 
 
-def _rank(measured: ir.Table) -> ir.Table:
-    """Number each order's versions as they became known, and note the first one that shows each fact."""
-    in_order = ibis.window(
+def _in_order(measured: ir.Table) -> ir.Table:
+    """Add `position`, an integer by which an order's versions are ordered as they became known.
+
+    That is `known_at` itself, except in the few orders of which two versions became known in the same microsecond:
+    only those are sorted by all columns, which costs more than everything else together.
+    """
+    instants = measured.group_by("order_id", "known_at").agg(versions=measured.count())
+    tied = instants.filter(instants.versions > 1).select("order_id").distinct()
+    columns = ["order_id", "known_second", *ENTITY_KEYS, *VALUES, *[f"shows_{fact}" for fact in SHOWN]]
+    alone = measured.anti_join(tied, "order_id")
+    apart = measured.semi_join(tied, "order_id")
+    by_all = ibis.window(
         group_by="order_id",
-        order_by=[ibis.asc(measured[name], nulls_first=True) for name in ("known_at", *_TIE_BREAKERS)],
+        order_by=[ibis.asc(apart[name], nulls_first=True) for name in ("known_at", *_TIE_BREAKERS)],
     )
-    ranked = measured.mutate(rank=ibis.row_number().over(in_order))
-    order = ibis.window(group_by="order_id")
-    firsts = {f"first_{fact}": ranked["rank"].min(where=ranked[f"shows_{fact}"]).over(order) for fact in _shown(ranked)}
-    over = ranked.shows_delivered | ranked.shows_cancelled
-    return ranked.mutate(end_second=ranked.known_second.min(where=over).over(order), **firsts)
+    return ibis.union(
+        alone.select(*columns, position=unix_micros(alone.known_at)),
+        apart.select(*columns, position=ibis.row_number().over(by_all)),
+        distinct=False,
+    )
 
 
-def _ends(ranked: ir.Table) -> list[ir.Table]:
+def _first_shown(ordered: ir.Table, back_to: int) -> ir.Table:
+    """The versions known since `back_to`, with the facts of which each is the first, and when its order ended."""
+    over = ordered.shows_delivered | ordered.shows_cancelled
+    firsts = ordered.group_by("order_id").agg(
+        end_second=ordered.known_second.min(where=over),
+        **{f"first_{fact}": ordered.position.min(where=ordered[f"shows_{fact}"]) for fact in SHOWN},
+    )
+    recent = ordered.filter(ordered.known_second >= back_to)
+    both = recent.join(firsts, "order_id")
+    return both.mutate(**{fact: (both.position == both[f"first_{fact}"]).fill_null(False) for fact in SHOWN})
+
+
+def _ends(firsts: ir.Table) -> ir.Table:
     """How each order stopped being open. With the ids of its placing, so that it is taken off where it was added."""
-    placed = ranked.filter(ranked["rank"] == ranked.first_placed)
+    placed = firsts.filter(firsts[PLACED])
     limit = placed.known_second + int(OPEN_AT_MOST.total_seconds())
     in_time = (placed.end_second < limit).fill_null(False)
-    closed = placed.filter(in_time).mutate(fact=ibis.literal(CLOSED), known_second=placed.end_second)
-    abandoned = placed.filter(~in_time).mutate(fact=ibis.literal(ABANDONED), known_second=limit)
-    return [closed, abandoned]
+    return placed.mutate(
+        known_second=in_time.ifelse(placed.end_second, limit),
+        **{fact: ibis.literal(False) for fact in SHOWN},
+        **{CLOSED: in_time, ABANDONED: ~in_time},
+    )
 
 
 def _whole(value: ir.Value) -> ir.Value:

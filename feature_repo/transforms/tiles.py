@@ -5,6 +5,9 @@ Grain of a view's tile table: one row per entity and hour in which a fact that t
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import ibis
 import ibis.expr.types as ir
 
@@ -26,14 +29,15 @@ def tiles(facts: ir.Table, transform: ViewTransform) -> ir.Table:
         The key, `tile_hour` (full hours since 1970) and one int64 column per partial.
     """
     used = sorted({partial.measure.fact for partial in transform.partials})
-    relevant = facts.filter(facts[transform.key].notnull(), facts.fact.isin(used))
+    any_used = functools.reduce(operator.or_, [facts[name] for name in used])
+    relevant = facts.filter(facts[transform.key].notnull(), any_used)
     return relevant.group_by(relevant[transform.key], tile_hour=relevant.known_hour).agg(
         **{partial.column: _reduce(relevant, partial) for partial in transform.partials}
     )
 
 
 def _reduce(facts: ir.Table, partial: Partial) -> ir.Value:
-    counts = facts.fact == partial.measure.fact
+    counts = facts[partial.measure.fact]
     if partial.measure.value is None:
         if partial.kind != "count":
             raise ValueError(

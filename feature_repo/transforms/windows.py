@@ -9,8 +9,6 @@ All instants here are full hours since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import ibis
 import ibis.expr.types as ir
 
@@ -42,11 +40,9 @@ def rows(tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start
     parts += [_leaving(tiles, transform, hours(window), start, end) for window in transform.windows]
     if base is not None:
         parts.append(_carried(base, transform, start))
-    parts += _heartbeats(parts, transform, start, end)
-    sums = _accumulate(ibis.union(*parts, distinct=False), transform)
-    alive = (sums.at % HOURS_PER_DAY == 0) & (sums.last_tile >= sums.at - hours(transform.heartbeat))
-    kept = sums.filter(sums.at > start, (sums.changes > 0) | alive)
-    return _finish(kept.mutate(**{NOW.column: kept.at * 3600}), transform)
+    sums = _accumulate(ibis.union(*parts, distinct=False), transform, end)
+    rows = _with_heartbeats(sums, transform, end)
+    return _finish(rows.filter(rows.at > start), transform)
 
 
 def read_from(transform: ViewTransform, start: int) -> int:
@@ -69,7 +65,6 @@ def _entering(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table
     return tiles.select(
         key=tiles[transform.key],
         at=ibis.greatest(tiles.tile_hour + 1, start),
-        changes=_whole(1),
         last_tile=tiles.tile_hour,
         **{running.column: value(running) for running in transform.running},
     )
@@ -87,7 +82,6 @@ def _leaving(tiles: ir.Table, transform: ViewTransform, window: int, start: int,
     return gone.select(
         key=gone[transform.key],
         at=ibis.greatest(gone.tile_hour + 1 + window, start),
-        changes=_whole(1),
         last_tile=gone.tile_hour,
         **{running.column: value(running) for running in transform.running},
     )
@@ -100,36 +94,14 @@ def _carried(base: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
     return base.select(
         key=base[transform.key],
         at=_whole(start),
-        changes=_whole(0),
         last_tile=base.last_tile,
         **{running.column: value(running) for running in transform.running},
     )
 
 
-def _heartbeats(parts: Sequence[ir.Table], transform: ViewTransform, start: int, end: int) -> list[ir.Table]:
-    midnights = [at for at in range(start + 1, end + 1) if at % HOURS_PER_DAY == 0]
-    if not midnights:
-        return []
-    keys = ibis.union(*[part.select("key") for part in parts], distinct=True)
-    both = keys.cross_join(ibis.memtable({"at": midnights}, schema={"at": "int64"}))
-    return [
-        both.select(
-            key=both["key"],
-            at=both["at"],
-            changes=_whole(0),
-            last_tile=ibis.null("int64"),
-            **{
-                running.column: ibis.null("int64") if running.partial.kind == "last" else _whole(0)
-                for running in transform.running
-            },
-        )
-    ]
-
-
-def _accumulate(events: ir.Table, transform: ViewTransform) -> ir.Table:
-    """One row per key and instant, with everything that entered or left up to it."""
+def _accumulate(events: ir.Table, transform: ViewTransform, end: int) -> ir.Table:
+    """One row per key and instant, with everything that entered or left up to it; it holds until `until`."""
     moments = events.group_by("key", "at").agg(
-        changes=events.changes.sum(),
         last_tile=events.last_tile.max(),
         **{r.column: _combine(events[r.column], r) for r in transform.running},
     )
@@ -137,10 +109,18 @@ def _accumulate(events: ir.Table, transform: ViewTransform) -> ir.Table:
     return moments.select(
         "key",
         "at",
-        "changes",
+        until=ibis.coalesce(moments["at"].lead().over(ibis.window(group_by="key", order_by="at")), _whole(end + 1)),
         last_tile=moments.last_tile.max().over(so_far),
         **{r.column: _combine(moments[r.column], r).over(so_far) for r in transform.running},
     )
+
+
+def _with_heartbeats(sums: ir.Table, transform: ViewTransform, end: int) -> ir.Table:
+    """Each row again at every midnight at which it still holds and its entity is alive."""
+    next_midnight = (sums.at // HOURS_PER_DAY + 1) * HOURS_PER_DAY
+    beyond = ibis.least(sums.until, _whole(end + 1), sums.last_tile + hours(transform.heartbeat) + 1)
+    midnights = ibis.range(next_midnight, ibis.greatest(beyond, next_midnight), HOURS_PER_DAY)
+    return sums.mutate(at=ibis.array([sums.at]).concat(midnights).unnest())
 
 
 def _combine(column: ir.Value, running: Running) -> ir.Value:
@@ -151,6 +131,7 @@ def _finish(sums: ir.Table, transform: ViewTransform) -> ir.Table:
     def value(use: Running | Now) -> ir.Value:
         return sums[use.column]
 
+    sums = sums.mutate(**{NOW.column: sums.at * 3600})
     return sums.select(
         sums["key"].name(transform.key),
         sums["at"],

@@ -49,9 +49,15 @@ def compute(tmp_path):
 
         with engine(Settings(data_dir=tmp_path)) as connection:
             table = ibis.memtable(pl.DataFrame(list(versions), schema=LAKE_SCHEMA))
-            return connection.to_polars(facts.facts(table, window))
+            return long(connection.to_polars(facts.facts(table, window)))
 
     return run
+
+
+def long(found: pl.DataFrame) -> pl.DataFrame:
+    """One row per fact, its name in `fact`."""
+    rest = [name for name in found.columns if name not in facts.FACTS]
+    return found.unpivot(facts.FACTS, index=rest, variable_name="fact").filter("value").drop("value")
 
 
 def hours_of(found: pl.DataFrame) -> dict[str, int]:
