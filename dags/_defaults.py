@@ -137,20 +137,6 @@ def refuse(what: str, result: Mapping[str, Any]) -> None:
     raise AirflowFailException(f"refused: {what}: {'; '.join(why)}")
 
 
-def close_gap(context: Any) -> dict[str, Any]:
-    """Bring in the hours between the last computed one and this run's window: after downtime, Airflow skips them."""
-    from feature_repo.pipeline import backfill
-    from feature_repo.transforms.coverage import read_coverage
-
-    window, coverage = run_window(context), read_coverage(get_settings())
-    if coverage is None or coverage.until >= window.start:
-        return {}
-    gap = Window(coverage.until, window.start)
-    result = backfill(gap, get_settings())
-    tell(f"feature_pipeline filled a gap: {gap}", "info", ["no run had computed these hours"], context)
-    return result
-
-
 def tell(title: str, severity: Severity, reasons: Iterable[str], context: Any) -> list[str]:
     """Send an alert that names the DAG and the run; the channels that took it are returned."""
     run = context["dag_run"]

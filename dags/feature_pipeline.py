@@ -4,7 +4,7 @@ Every hour, the orders that became known in the hour become features, offline an
 
 | task | does |
 |---|---|
-| `fill_gap` | hours that no run has computed, after downtime, are computed first |
+| `fill_gap` | **red** if definitions changed; hours that no run has computed, after downtime, are computed |
 | `ingest_orders` | takes the hour from the landing; retries while the source is not complete |
 | `validate_orders` | checks every row |
 | `choose_batch` | **branch**: go on, or refuse a batch that is mostly bad |
@@ -25,7 +25,7 @@ from __future__ import annotations
 from airflow.sdk import dag, task
 
 from config import get_settings
-from dags._defaults import FEATURES, WINDOW_PARAMS, close_gap, dag_arguments, refuse, run_window, window_step
+from dags._defaults import FEATURES, WINDOW_PARAMS, dag_arguments, refuse, run_window, tell, window_step
 
 PIPELINE = "feature_repo.pipeline"
 
@@ -34,7 +34,18 @@ PIPELINE = "feature_repo.pipeline"
 def feature_pipeline():
     @task
     def fill_gap(**context) -> dict:
-        return close_gap(context)
+        from feature_repo.pipeline import close_gap
+        from feature_repo.transforms.versions import DefinitionChanged
+
+        window = run_window(context)
+        try:
+            filled = close_gap(window, get_settings())
+        except DefinitionChanged as error:
+            refuse(str(window), {"reasons": [str(error)]})
+        if filled:
+            reasons = ["no run had computed these hours"]
+            tell(f"feature_pipeline filled a gap: {filled['gap']}", "info", reasons, context)
+        return filled
 
     @task.branch
     def choose_batch(verdict: dict) -> str:

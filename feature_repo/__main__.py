@@ -1,4 +1,5 @@
-"""Command line of the feature pipeline: `python -m feature_repo backfill|recompute|run|materialize START END`, `apply`.
+"""Command line of the feature pipeline: `python -m feature_repo backfill|recompute|run|materialize START END`, `apply`,
+`backfill-feature VIEW.FEATURE ...`, `rebuild VIEW`.
 
 START and END are instants with a time zone, on the full hour, for example 2026-05-01T00:00+00:00.
 """
@@ -33,13 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("start", metavar="START")
         command.add_argument("end", metavar="END")
+    added = commands.add_parser("backfill-feature", help="compute new features, and only those, for the past")
+    added.add_argument("features", metavar="VIEW.FEATURE", nargs="+", help="all that are new in the view")
+    added.add_argument("--start", help="compute from this hour on (default: from the first computed one)")
+    changed = commands.add_parser("rebuild", help="compute a view's tables anew under a changed definition")
+    changed.add_argument("view", metavar="VIEW")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("FEAST_USAGE", "False")
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     try:
         result = _execute(chosen, get_settings())
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     print(json.dumps(result, indent=2, default=str))
@@ -51,6 +57,11 @@ def _execute(chosen: argparse.Namespace, settings: Settings) -> object:
         from feature_repo.store import apply
 
         return apply(settings)
+    if chosen.command == "rebuild":
+        return pipeline.rebuild(chosen.view, settings, _show)
+    if chosen.command == "backfill-feature":
+        start = as_utc(chosen.start) if chosen.start else None
+        return pipeline.backfill_features(chosen.features, start, settings, _show)
     window = Window(as_utc(chosen.start), as_utc(chosen.end))
     if chosen.command == "materialize":
         return pipeline.materialize(window, settings)

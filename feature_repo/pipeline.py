@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 Result = dict[str, Any]
 Progress = Callable[[str], None]
 
-CHUNK = 15 * DAY
-"""A backfill's memory is that of this much time, whatever the length of the whole."""
 MATERIALIZE_SPAN = timedelta(hours=27)
 """The time to live of the online values, and an hour: what is older would be served as missing anyway."""
 STAGED_FOR = 3 * DAY
@@ -130,13 +128,18 @@ def compute_features(window: Window, settings: Settings) -> Result:
 
     Raises
     ------
+    DefinitionChanged
+        The rows on disk were made under other definitions.
     HistoryMissing
         Hours before the window have not been computed.
     """
     from feature_repo.transforms import compute, publish
     from feature_repo.transforms.coverage import require_history
+    from feature_repo.transforms.evolution import settle
+    from feature_repo.transforms.versions import fingerprints
 
     with exclusive(settings, "tables", f"computing features of {window}"):
+        settle(settings)
         require_history(window, settings)
         seen = publish.rewrites(settings)
         tiles = compute.compute_tiles(window, settings)
@@ -144,7 +147,7 @@ def compute_features(window: Window, settings: Settings) -> Result:
     for view in tiles:
         _stage(tiles[view], _staged(f"tiles/{view}", window, settings))
         _stage(rows[view], _staged(f"features/{view}", window, settings))
-    _note_rewrites(seen, window, settings)
+    _note_basis({"rewrites": seen, "definitions": fingerprints()}, window, settings)
     return {"tiles": _heights(tiles), "rows": _heights(rows)}
 
 
@@ -166,23 +169,34 @@ def publish_features(window: Window, settings: Settings) -> Result:
 
     Raises
     ------
-    HistoryMissing, HistoryChanged
+    DefinitionChanged, HistoryMissing, HistoryChanged
         What the rows were computed from is no longer so: compute them again.
     """
-    from feature_repo.transforms import publish
+    from feature_repo.transforms import publish, versions
+    from feature_repo.transforms.evolution import settle
     from feature_repo.transforms.views import TRANSFORMS
+
+    basis = _noted_basis(window, settings)
+    if basis["definitions"] != versions.fingerprints():
+        raise versions.DefinitionChanged(
+            f"the staged rows of {window} were computed under other definitions: run compute_features again"
+        )
 
     tiles = {view: _load(f"tiles/{view}", window, settings, made_by="compute_features") for view in TRANSFORMS}
     rows = {view: _load_rows(view, window, settings) for view in TRANSFORMS}
     with exclusive(settings, "tables", f"publishing features of {window}"):
-        publish.publish(window, tiles, rows, settings, rewrites_seen=_noted_rewrites(window, settings))
+        settle(settings)
+        versions.note_span(window, settings)
+        publish.publish(window, tiles, rows, settings, rewrites_seen=int(basis["rewrites"]))
     return {"rows": _heights(rows)}
 
 
 def materialize(window: Window, settings: Settings) -> Result:
-    """Write the newest row of each entity to the online store, through Feast.
+    """Write the newest row of each entity to the online store, through Feast and the batch engine named in its file.
 
-    Rows older than `MATERIALIZE_SPAN` before the window's end are left out: they would be served as missing.
+    Never Feast's `materialize_incremental`: it begins where the last run ended, so late rows would be missed, and a run
+    with an end in the future would keep all later ones from writing. Rows older than `MATERIALIZE_SPAN` before the
+    window's end are left out: they would be served as missing.
 
     Raises
     ------
@@ -220,8 +234,11 @@ def run_window(window: Window, settings: Settings, progress: Progress = logger.i
     ------
     BatchStopped
         Validation refused the orders or the features. The offline and online features are as they were.
+    DefinitionChanged
+        The rows on disk were made under other definitions. Nothing has been read.
     """
     with exclusive(settings, "run", f"running {window}"):
+        require_definitions(settings)
         results = _run_offline(window, settings, progress)
         results["materialize"] = materialize(window, settings)
         progress(f"{window}: {sum(results['materialize']['rows'].values())} entities online")
@@ -243,10 +260,15 @@ def backfill(window: Window, settings: Settings, progress: Progress = logger.inf
     ------
     BatchStopped
         Validation refused a chunk. The chunks before it are complete.
+    DefinitionChanged
+        The rows on disk were made under other definitions. Nothing has been read.
     """
+    from feature_repo.transforms.coverage import chunks
+
     total: Result = {"ingested": 0, "found_late": 0, "accepted": 0, "quarantined": 0, "tiles": {}, "rows": {}}
     with exclusive(settings, "run", f"backfilling {window}"):
-        for chunk in _chunks(window):
+        require_definitions(settings)
+        for chunk in chunks(window):
             results = _run_offline(chunk, settings, progress)
             total["ingested"] += results["ingest_orders"]["rows"]
             total["found_late"] += results["ingest_orders"]["found_late"]
@@ -260,14 +282,121 @@ def backfill(window: Window, settings: Settings, progress: Progress = logger.inf
 
 def recompute_features(window: Window, settings: Settings, progress: Progress = logger.info) -> Result:
     """Compute and publish tiles and rows from the orders that are in the lake; the landing folder is not read."""
+    from feature_repo.transforms.coverage import chunks
+
     total: Result = {"tiles": {}, "rows": {}}
     with exclusive(settings, "run", f"recomputing {window}"):
-        for chunk in _chunks(window):
+        for chunk in chunks(window):
             computed = _run_features(chunk, settings, progress)["compute_features"]
             for kind in ("tiles", "rows"):
                 for view, count in computed[kind].items():
                     total[kind][view] = total[kind].get(view, 0) + count
     return total
+
+
+def close_gap(window: Window, settings: Settings, progress: Progress = logger.info) -> Result:
+    """Compute the hours between the last computed one and the window: after downtime, Airflow skips them.
+
+    Returns
+    -------
+    dict
+        As `backfill`, and `gap`, the hours in words; empty when there are none.
+
+    Raises
+    ------
+    DefinitionChanged
+        The rows on disk were made under other definitions. Nothing has been read.
+    """
+    from feature_repo.transforms.coverage import read_coverage
+
+    require_definitions(settings)
+    coverage = read_coverage(settings)
+    if coverage is None or coverage.until >= window.start:
+        return {}
+    gap = Window(coverage.until, window.start)
+    return {"gap": str(gap), **backfill(gap, settings, progress)}
+
+
+def require_definitions(settings: Settings) -> None:
+    """Make sure that the code's definitions are those of the rows on disk.
+
+    Raises
+    ------
+    DefinitionChanged
+        They are not; the message says which, and what to do.
+    """
+    from feature_repo.transforms.evolution import settle
+
+    with exclusive(settings, "tables", "looking at the definitions"):
+        settle(settings)
+
+
+def rebuild(view: str, settings: Settings, progress: Progress = logger.info) -> Result:
+    """Compute all covered hours of one view anew under the code's definition, and put them in place of its tables.
+
+    The old tables are kept beside. Call `apply` and `materialize` afterwards.
+
+    Raises
+    ------
+    BatchStopped
+        Validation refused the new rows. The tables are as they were.
+    """
+    from feature_repo.transforms import evolution
+
+    with exclusive(settings, "run", f"rebuilding {view}"), exclusive(settings, "tables", f"rebuilding {view}"):
+        return evolution.rebuild(view, settings, _require_valid, progress)
+
+
+def backfill_features(
+    names: Sequence[str], start: datetime | None, settings: Settings, progress: Progress = logger.info
+) -> list[Result]:
+    """Compute new features, and nothing else, for the hours from `start` (all covered ones without) to the last.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As `view.feature`.
+    start : datetime or None
+        A full hour. The rows before it have null there, as `versions.available_from` tells.
+    settings : Settings
+    progress : callable, optional
+
+    Returns
+    -------
+    list of dict
+        By view: `view`, `features`, `rows`, and where its former tables are `kept`.
+
+    Raises
+    ------
+    BatchStopped
+        Validation refused the new rows. The tables are as they were.
+    DefinitionChanged
+        More than these features differs.
+    ValueError
+        A name is not of that form.
+    """
+    from feature_repo.transforms import evolution
+
+    views: dict[str, list[str]] = {}
+    for name in names:
+        view, dot, feature = name.partition(".")
+        if not dot:
+            raise ValueError(f"{name!r} does not name a feature: write it as VIEW.FEATURE")
+        views.setdefault(view, []).append(feature)
+    purpose = f"backfilling {', '.join(names)}"
+    with exclusive(settings, "run", purpose), exclusive(settings, "tables", purpose):
+        return [
+            evolution.backfill_features(view, features, start, settings, _require_valid, progress)
+            for view, features in views.items()
+        ]
+
+
+def _require_valid(view: str, rows: pl.DataFrame, window: Window, settings: Settings) -> None:
+    from feature_repo.quality import features as quality
+
+    report = quality.validate_features(view, rows, window, settings)
+    if report.stopped:
+        raise _stopped(f"features of {view}", window, rows.height, str(settings.data_dir), _failures(report))
 
 
 def _run_offline(window: Window, settings: Settings, progress: Progress) -> Result:
@@ -313,15 +442,6 @@ def _failures(report: Any) -> list[dict[str, Any]]:
         }
         for result in report.failures
     ]
-
-
-def _chunks(window: Window) -> Iterator[Window]:
-    start = window.start
-    while start < window.end:
-        # Chunks end at midnight, so that each leaves a snapshot of the state to the next one.
-        end = min((start + CHUNK).replace(hour=0), window.end)
-        yield Window(start, end)
-        start = end
 
 
 def _require_nothing_in_lake(window: Window, settings: Settings) -> None:
@@ -400,22 +520,24 @@ def _load_rows(view: str, window: Window, settings: Settings) -> pl.DataFrame:
     return _load(f"features/{view}", window, settings, made_by="compute_features")
 
 
-def _rewrites_file(window: Window, settings: Settings) -> Path:
+def _basis_file(window: Window, settings: Settings) -> Path:
     return settings.staging / "features" / f"{window.slug}.json"
 
 
-def _note_rewrites(count: int, window: Window, settings: Settings) -> None:
-    path = _rewrites_file(window, settings)
+def _note_basis(basis: Result, window: Window, settings: Settings) -> None:
+    path = _basis_file(window, settings)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"rewrites": count}))
+    temporary.write_text(json.dumps(basis))
     temporary.replace(path)
 
 
-def _noted_rewrites(window: Window, settings: Settings) -> int:
-    path = _rewrites_file(window, settings)
+def _noted_basis(window: Window, settings: Settings) -> Result:
+    """What the staged rows were computed from: definitions, and tiles rewritten so many times."""
+    path = _basis_file(window, settings)
     if not path.exists():
         raise StepMissing(f"{path} is not there: run compute_features for {window} first")
-    return int(json.loads(path.read_text())["rewrites"])
+    basis: Result = json.loads(path.read_text())
+    return basis
 
 
 def _forget_staged(window: Window, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import Settings, get_settings
+from feature_repo.locking import exclusive
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -38,7 +39,9 @@ def feature_store(settings: Settings | None = None) -> FeatureStore:
 
 
 def apply(settings: Settings | None = None) -> dict[str, int]:
-    """Register entities, views and services, as `feast -c feature_repo apply` does.
+    """Register entities, views and services, as `feast -c feature_repo apply` does, one process at a time.
+
+    Two at once on an empty registry would both insert the same rows, and one would fail.
 
     Returns
     -------
@@ -47,17 +50,18 @@ def apply(settings: Settings | None = None) -> dict[str, int]:
     """
     from feature_repo import definitions, sources
 
+    settings = settings or get_settings()
     store = feature_store(settings)
-    sources.point_at(settings or get_settings(), sources.SOURCES)
-    store.apply(
-        [
-            definitions.project,
-            *definitions.ENTITIES,
-            *definitions.BATCH_VIEWS,
-            *definitions.ON_DEMAND_VIEWS,
-            *definitions.SERVICES,
-        ]
-    )
+    sources.point_at(settings, sources.SOURCES)
+    objects = [
+        definitions.project,
+        *definitions.ENTITIES,
+        *definitions.BATCH_VIEWS,
+        *definitions.ON_DEMAND_VIEWS,
+        *definitions.SERVICES,
+    ]
+    with exclusive(settings, "registry", "registering the definitions"):
+        store.apply(objects)
     return {
         "entities": len(definitions.ENTITIES),
         "views": len(definitions.BATCH_VIEWS) + len(definitions.ON_DEMAND_VIEWS),

@@ -29,7 +29,9 @@ SNAPSHOTS_KEPT = 35
 """Re-running an hour of the last five weeks finds a snapshot; an older one is computed from the tiles."""
 
 
-def compute_tiles(window: Window, settings: Settings) -> dict[str, pl.DataFrame]:
+def compute_tiles(
+    window: Window, settings: Settings, transforms: Mapping[str, ViewTransform] = TRANSFORMS
+) -> dict[str, pl.DataFrame]:
     """The tiles of the window's hours.
 
     Parameters
@@ -37,6 +39,8 @@ def compute_tiles(window: Window, settings: Settings) -> dict[str, pl.DataFrame]
     window : Window
         Of time at which facts became known.
     settings : Settings
+    transforms : mapping of str to ViewTransform, optional
+        Those to compute, by view; all of them unless given.
 
     Returns
     -------
@@ -49,11 +53,16 @@ def compute_tiles(window: Window, settings: Settings) -> dict[str, pl.DataFrame]
         known = keep(connection, facts.facts(versions, window))
         return {
             view: _to_table(connection.to_polars(tiles.tiles(known, transform)), tile_table(transform, settings))
-            for view, transform in TRANSFORMS.items()
+            for view, transform in transforms.items()
         }
 
 
-def compute_rows(window: Window, new: Mapping[str, pl.DataFrame], settings: Settings) -> dict[str, pl.DataFrame]:
+def compute_rows(
+    window: Window,
+    new: Mapping[str, pl.DataFrame],
+    settings: Settings,
+    transforms: Mapping[str, ViewTransform] = TRANSFORMS,
+) -> dict[str, pl.DataFrame]:
     """The feature rows that the window's tiles lead to.
 
     Parameters
@@ -63,13 +72,15 @@ def compute_rows(window: Window, new: Mapping[str, pl.DataFrame], settings: Sett
     new : mapping of str to polars.DataFrame
         The window's tiles by view, as `compute_tiles` returns them; those before are read from the tile tables.
     settings : Settings
+    transforms : mapping of str to ViewTransform, optional
+        As `compute_tiles` takes it.
 
     Returns
     -------
     dict of str to polars.DataFrame
         By view, in the schema of its feature table.
     """
-    return {view: _view_rows(TRANSFORMS[view], window, frame, settings) for view, frame in new.items()}
+    return {view: _view_rows(transforms[view], window, frame, settings) for view, frame in new.items()}
 
 
 def row_window(window: Window) -> Window:
@@ -79,19 +90,19 @@ def row_window(window: Window) -> Window:
 
 def forget_states(window: Window, settings: Settings) -> None:
     """Delete the snapshots that the window's tiles belong into. Call it before these tiles change."""
-    for transform in _with_state():
+    for transform in _with_state(TRANSFORMS):
         table = state_table(transform, settings)
         for midnight in _snapshots(table):
             if midnight > window.start:
                 table.replace(Window(midnight, midnight + HOUR), pl.DataFrame(schema=table.schema))
 
 
-def keep_states(window: Window, settings: Settings) -> None:
+def keep_states(window: Window, settings: Settings, transforms: Mapping[str, ViewTransform] = TRANSFORMS) -> None:
     """Snapshot the states as of the last midnight that the window reaches, from the tile tables."""
     midnight = window.end.replace(hour=0)
     if midnight <= window.start:
         return
-    for transform in _with_state():
+    for transform in _with_state(transforms):
         table = state_table(transform, settings)
         with engine(settings) as connection:
             frame = connection.to_polars(_state_at(connection, transform, midnight, settings))
@@ -143,8 +154,8 @@ def _day(directory: str) -> datetime:
     return datetime.strptime(directory.removeprefix("day="), "%Y-%m-%d").replace(tzinfo=UTC)
 
 
-def _with_state() -> list[ViewTransform]:
-    return [transform for transform in TRANSFORMS.values() if transform.lifetime]
+def _with_state(transforms: Mapping[str, ViewTransform]) -> list[ViewTransform]:
+    return [transform for transform in transforms.values() if transform.lifetime]
 
 
 def _hours(stored: ir.Table) -> ir.Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,10 @@ import polars as pl
 
 from config import Settings
 from feature_repo.orders.schema import orders_table
-from feature_repo.window import Window, as_utc, floor_hour
+from feature_repo.window import DAY, Window, as_utc, floor_hour
+
+CHUNK = 15 * DAY
+"""A backfill's memory is that of this much time, whatever the length of the whole."""
 
 
 class HistoryMissing(RuntimeError):
@@ -42,6 +46,16 @@ class Coverage:
     start: datetime
     until: datetime
     rewritten: tuple[datetime, ...] = ()
+
+
+def chunks(window: Window) -> Iterator[Window]:
+    """The window in pieces of at most `CHUNK`, in order."""
+    start = window.start
+    while start < window.end:
+        # They end at midnight, so that each leaves a snapshot of the state to the next one.
+        end = min((start + CHUNK).replace(hour=0), window.end)
+        yield Window(start, end)
+        start = end
 
 
 def read_coverage(settings: Settings) -> Coverage | None:
