@@ -1,16 +1,7 @@
 """A Feast offline store that answers "what was known of this entity at that instant" by an as-of join.
 
-For every row of an entity frame, at its own time `t`, and every feature view, the answer is the row with the greatest
-(event time, created time) among those with event time <= t and, with the knowledge cut-off, created time <= t; it is
-null when that row is older than the view's TTL. Rows in = rows out, in the same order.
-
-The join is not an inequality join. Put `known = max(event time, created time)`: a row can answer from `known` on. Going
-through a key's rows in the order in which they became known, only those that set a new record of (event time, created
-time) can ever be an answer, and the last record at or before `t` is the answer. That makes it one sort and one as-of
-join on `known`, whose memory grows with the rows read and not with the pairs compared.
-
-A row without a created time counts as created at its event time. Of rows that agree in both times the last one in file
-order answers.
+For every row of an entity frame, at its own time, and every feature view, the answer is found by `join.asof_join`. Rows
+in = rows out, in the same order.
 """
 
 from __future__ import annotations
@@ -32,8 +23,10 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.types import from_feast_to_pyarrow_type
+from pydantic import PositiveInt
 
 from feature_repo.stores import parquet
+from feature_repo.stores.join import Columns, asof_join
 from feature_repo.stores.parquet import TIMESTAMP, Period
 
 if TYPE_CHECKING:
@@ -41,10 +34,9 @@ if TYPE_CHECKING:
     from feast.feature_logging import LoggingConfig, LoggingSource
     from feast.feature_view import FeatureView
     from feast.infra.registry.base_registry import BaseRegistry
-    from feast.saved_dataset import SavedDatasetStorage
+    from feast.saved_dataset import SavedDatasetStorage, ValidationReference
 
-_ROW, _KEY, _AT = "__row", "__key", "__at"
-_EVENT, _CREATED, _KNOWN, _RANK = "__event", "__created", "__known", "__rank"
+_ROW, _AT = "__row", "__at"
 _DUMMY_KEY = "__dummy_id"
 
 
@@ -58,6 +50,9 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):
 
     day_partitions: bool = False
     """Promise that a file below `day=YYYY-MM-DD` holds only rows of that UTC day of event time; skip the others."""
+
+    memory_limit_mebibytes: PositiveInt | None = 2048
+    """What the keys and times of one view's history may take; of a longer one, some keys after others are joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +68,15 @@ class History:
     created: str | None
     ttl: timedelta | None
 
+    @property
+    def times(self) -> list[str]:
+        return [self.event, *([self.created] if self.created else [])]
+
+    @property
+    def read(self) -> list[str]:
+        """The columns to read, each once."""
+        return list(dict.fromkeys([*self.keys, *self.features, *self.times]))
+
 
 class AsOfRetrievalJob(RetrievalJob):
     """A query that runs when its result is asked for.
@@ -80,19 +84,23 @@ class AsOfRetrievalJob(RetrievalJob):
     Parameters
     ----------
     evaluate : callable
-        Returns the result without on-demand features, as an Arrow table.
+        Returns the result without on-demand features and the columns of `entities`, as an Arrow table.
+    entities : pandas.DataFrame, optional
+        Comes back in front of the result, untouched but for its index.
     """
 
     def __init__(
         self,
         evaluate: Callable[[], pa.Table],
         repo_path: Path | None,
+        entities: pd.DataFrame | None = None,
         full_feature_names: bool = False,
         on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
         metadata: RetrievalMetadata | None = None,
     ) -> None:
         self._evaluate = evaluate
         self._repo_path = repo_path
+        self._entities = entities
         self._full_feature_names = full_feature_names
         self._on_demand_feature_views = list(on_demand_feature_views)
         self._metadata = metadata
@@ -109,12 +117,26 @@ class AsOfRetrievalJob(RetrievalJob):
     def metadata(self) -> RetrievalMetadata | None:
         return self._metadata
 
+    def to_df(
+        self, validation_reference: ValidationReference | None = None, timeout: int | None = None
+    ) -> pd.DataFrame:
+        """The result as a data frame; without on-demand features, the entity frame does not go through Arrow."""
+        if validation_reference or self._on_demand_feature_views:
+            return super().to_df(validation_reference, timeout)
+        return self._to_df_internal(timeout)
+
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return self._evaluate()
+        found = self._evaluate()
+        if self._entities is None:
+            return found
+        table = pa.Table.from_pandas(self._entities, preserve_index=False)
+        for name, values in zip(found.column_names, found.columns, strict=True):
+            table = table.append_column(name, values)
+        return table
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        frame: pd.DataFrame = self._evaluate().to_pandas()
-        return frame
+        found: pd.DataFrame = self._evaluate().to_pandas(split_blocks=True)
+        return found if self._entities is None else pd.concat([self._entities.reset_index(drop=True), found], axis=1)
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         """Write the result, on-demand features included, to the storage's file or directory.
@@ -178,11 +200,11 @@ class AsOfOfflineStore(OfflineStore):
         histories = [_history(view, feature_refs, full_feature_names, config.repo_path) for view in feature_views]
         _check_entity_frame(entities, instant_column, histories)
         cutoff = config.offline_store.knowledge_cutoff or filter_by_created_timestamp
-        by_day = config.offline_store.day_partitions
         instants = entities[instant_column]
         return AsOfRetrievalJob(
-            lambda: _with_features(entities, instant_column, histories, cutoff, by_day),
+            lambda: _features(entities, instant_column, histories, cutoff, config.offline_store),
             config.repo_path,
+            entities,
             full_feature_names,
             OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
             RetrievalMetadata(
@@ -210,16 +232,18 @@ class AsOfOfflineStore(OfflineStore):
         """
         times = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *times]
+        wanted = [name for name in dict.fromkeys(columns) if name != _DUMMY_KEY]
         path, period = _path_of(data_source, config.repo_path), Period(start_date, end_date)
 
-        def evaluate() -> pa.Table:
-            rows = _rows(path, columns, times, period, config.offline_store.day_partitions)
-            if rows is None:
-                return _empty(columns, times)
+        def read(files: list[str]) -> pl.DataFrame:
             keys = [name for name in join_key_columns if name != _DUMMY_KEY]
+            rows = parquet.scan(files, wanted, times).filter(period.filter(timestamp_field))
             latest = rows.drop_nulls(keys).sort(*_tie_safe(times), maintain_order=True, nulls_last=False)
-            latest = latest.unique(keys, keep="last", maintain_order=True) if keys else latest.tail(1)
-            return _arrow(latest.collect())
+            return (latest.unique(keys, keep="last", maintain_order=True) if keys else latest.tail(1)).collect()
+
+        def evaluate() -> pa.Table:
+            found = _read(path, period, read, config.offline_store.day_partitions)
+            return _empty(columns, times) if found is None else _arrow(found)
 
         return AsOfRetrievalJob(evaluate, config.repo_path)
 
@@ -237,11 +261,15 @@ class AsOfOfflineStore(OfflineStore):
         """All rows with event time in the period, in file order."""
         times = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *times]
+        wanted = [name for name in dict.fromkeys(columns) if name != _DUMMY_KEY]
         path, period = _path_of(data_source, config.repo_path), Period(start_date, end_date)
 
+        def read(files: list[str]) -> pl.DataFrame:
+            return parquet.scan(files, wanted, times).filter(period.filter(timestamp_field)).collect()
+
         def evaluate() -> pa.Table:
-            rows = _rows(path, columns, times, period, config.offline_store.day_partitions)
-            return _empty(columns, times) if rows is None else _arrow(rows.collect())
+            found = _read(path, period, read, config.offline_store.day_partitions)
+            return _empty(columns, times) if found is None else _arrow(found)
 
         return AsOfRetrievalJob(evaluate, config.repo_path)
 
@@ -295,50 +323,6 @@ class AsOfOfflineStore(OfflineStore):
         _path_of(data_source, config.repo_path)
 
 
-def asof_join(
-    rows: pl.DataFrame,
-    history: pl.LazyFrame,
-    *,
-    keys: Sequence[str],
-    at: str,
-    event: str,
-    created: str | None,
-    values: Sequence[str],
-    ttl: timedelta | None,
-    cutoff: bool,
-) -> pl.DataFrame:
-    """The values of each row's key as of its instant.
-
-    Parameters
-    ----------
-    rows : polars.DataFrame, n rows
-        `keys` (null where the entity is unknown) and `at`.
-    history : polars.LazyFrame
-        `keys` with the same names and types, `event`, `created` (may hold nulls) and `values`.
-    ttl : timedelta, optional
-        An answer whose event time is before `at - ttl` is null; one exactly at it is not.
-    cutoff : bool
-        Hide rows created after `at`.
-
-    Returns
-    -------
-    polars.DataFrame, n rows
-        `values`, in the order of `rows`.
-    """
-    left = rows.select(*keys, pl.col(at).alias(_AT)).with_row_index(_ROW)
-    ids = left.select(*keys).unique().drop_nulls().with_row_index(_KEY) if keys else None
-    left = left.with_columns(pl.lit(0, pl.UInt32).alias(_KEY)) if ids is None else left.join(ids, on=keys, how="left")
-    records = _records(_numbered(history, ids, keys, event, created, values), cutoff and created is not None)
-    answerable = left.filter(pl.col(_KEY).is_not_null() & pl.col(_AT).is_not_null()).select(_ROW, _KEY, _AT)
-    joined = answerable.sort(_KEY, _AT).join_asof(
-        records, left_on=_AT, right_on=_KNOWN, by=_KEY, strategy="backward", check_sortedness=False
-    )
-    if ttl:
-        fresh = pl.col(_EVENT) >= pl.col(_AT) - ttl
-        joined = joined.with_columns(pl.when(fresh).then(pl.col(name)).alias(name) for name in values)
-    return left.select(_ROW).join(joined, on=_ROW, how="left").sort(_ROW).select(*values)
-
-
 def latest_known(
     view: FeatureView, features: Sequence[str], frame: pl.DataFrame, at: str, config: RepoConfig
 ) -> pl.DataFrame | None:
@@ -359,106 +343,67 @@ def latest_known(
         `features`, and `event` with the row's event time; null where there is no row. None without any file.
     """
     history = _history(view, [f"{_reference(view)}:{name}" for name in features], False, config.repo_path)
-    times = [history.event, *([history.created] if history.created else [])]
     period = _reach(frame[at], history.ttl)
-    columns = [*history.keys, *history.features, *times]
-    rows = _rows(history.path, columns, times, period, config.offline_store.day_partitions)
-    if rows is None:
-        return None
-    answers = asof_join(
-        frame.rename({name: column for column, name in history.keys.items()}),
-        rows,
-        keys=list(history.keys),
-        at=at,
-        event=history.event,
-        created=history.created,
-        values=[*history.features, history.event],
-        ttl=history.ttl,
-        cutoff=False,
-    )
-    return answers.rename({**history.features, history.event: "event"})
+    questions = frame.rename({name: column for column, name in history.keys.items()})
+    columns = Columns(list(history.keys), history.event, history.created, [*history.features, history.event])
+
+    def read(files: list[str]) -> pl.DataFrame:
+        rows = parquet.scan(files, history.read, history.times).filter(period.filter(history.event))
+        return asof_join(questions, rows, columns, at=at, ttl=history.ttl, cutoff=False)
+
+    answers = _read(history.path, period, read, config.offline_store.day_partitions)
+    return None if answers is None else answers.rename({**history.features, history.event: "event"})
 
 
 def recent_keys(view: FeatureView, period: Period, config: RepoConfig) -> pl.DataFrame | None:
     """The distinct join keys of a view's rows with event time in `period`; None without any file."""
     history = _history(view, [], False, config.repo_path)
-    columns = [*history.keys, history.event]
-    rows = _rows(history.path, columns, [history.event], period, config.offline_store.day_partitions)
-    return (
-        None if rows is None else rows.select(list(history.keys)).rename(history.keys).drop_nulls().unique().collect()
-    )
+
+    def read(files: list[str]) -> pl.DataFrame:
+        rows = parquet.scan(files, [*history.keys, history.event], [history.event])
+        keys = rows.filter(period.filter(history.event)).select(list(history.keys))
+        return keys.rename(history.keys).drop_nulls().unique().collect()
+
+    return _read(history.path, period, read, config.offline_store.day_partitions)
 
 
-def _numbered(
-    history: pl.LazyFrame,
-    ids: pl.DataFrame | None,
-    keys: Sequence[str],
-    event: str,
-    created: str | None,
-    values: Sequence[str],
-) -> pl.DataFrame:
-    """Rows of the asked-for keys, with the key as a number, in the order in which they outrank each other."""
-    numbered = (
-        history.with_columns(pl.lit(0, pl.UInt32).alias(_KEY))
-        if ids is None
-        else history.join(ids.lazy(), on=list(keys), how="inner", maintain_order="left")
-    )
-    made = pl.coalesce(created, event) if created else pl.col(event)
-    columns = [pl.col(_KEY), pl.col(event).alias(_EVENT), made.alias(_CREATED), *values]
-    return numbered.select(columns).sort(_KEY, _EVENT, _CREATED, maintain_order=True).collect()
-
-
-def _records(ranked: pl.DataFrame, cutoff: bool) -> pl.DataFrame:
-    """Of rows ordered by (key, event, created): those that can answer, ordered by (key, known), no two alike in both.
-
-    Ranks grow from key to key in both orders, so that one cumulative maximum over the whole frame is one for each key.
-    """
-    if cutoff:
-        ranked = ranked.with_row_index(_RANK).with_columns(pl.max_horizontal(_EVENT, _CREATED).alias(_KNOWN))
-        ranked = ranked.sort(_KEY, _KNOWN, _RANK).filter(pl.col(_RANK) == pl.col(_RANK).cum_max())
-    else:
-        ranked = ranked.with_columns(pl.col(_EVENT).alias(_KNOWN))
-    is_last = (pl.struct(_KEY, _KNOWN) != pl.struct(_KEY, _KNOWN).shift(-1)).fill_null(True)
-    return ranked.filter(is_last).drop(_CREATED)
-
-
-def _with_features(
-    entities: pd.DataFrame, instant_column: str, histories: Sequence[History], cutoff: bool, day_partitions: bool
+def _features(
+    entities: pd.DataFrame,
+    instant_column: str,
+    histories: Sequence[History],
+    cutoff: bool,
+    options: AsOfOfflineStoreConfig,
 ) -> pa.Table:
-    """The entity frame with the features of every history beside it."""
-    table = pa.Table.from_pandas(entities, preserve_index=False)
+    """The features of every history, a row for each row of the entity frame."""
     instants = pl.from_pandas(entities[instant_column].dt.floor("us")).cast(TIMESTAMP).alias(_AT)
+    columns: dict[str, pa.ChunkedArray] = {}
     for history in histories:
-        columns = _answers(entities, instants, history, cutoff, day_partitions)
-        for name, values in zip(columns.column_names, columns.columns, strict=True):
-            table = table.append_column(name, values)
-    return table
+        found = _answers(entities, instants, history, cutoff, options)
+        columns |= dict(zip(found.column_names, found.columns, strict=True))
+    return pa.table(columns)
 
 
 def _answers(
-    entities: pd.DataFrame, instants: pl.Series, history: History, cutoff: bool, day_partitions: bool
+    entities: pd.DataFrame, instants: pl.Series, history: History, cutoff: bool, options: AsOfOfflineStoreConfig
 ) -> pa.Table:
-    times = [history.event, *([history.created] if history.created else [])]
-    columns = list(dict.fromkeys([*history.keys, *history.features, *times]))
+    def read(files: list[str]) -> pl.DataFrame:
+        rows = parquet.scan(files, history.read, history.times)
+        schema = rows.collect_schema()
+        keys = [_key(entities[frame], schema[column], column, history) for column, frame in history.keys.items()]
+        return asof_join(
+            pl.DataFrame([*keys, instants]),
+            rows.filter(period.filter(history.event)),
+            Columns(list(history.keys), history.event, history.created, list(history.features)),
+            at=_AT,
+            ttl=history.ttl,
+            cutoff=cutoff,
+            memory_limit_mebibytes=options.memory_limit_mebibytes,
+        )
+
     period = _reach(instants, history.ttl)
-    rows = _rows(history.path, columns, times, period, day_partitions) if history.features else None
-    if rows is None:
+    answers = _read(history.path, period, read, options.day_partitions) if history.features else None
+    if answers is None:
         return pa.table({name: pa.nulls(len(entities), kind) for name, kind in history.types.items()})
-    schema = rows.collect_schema()
-    left = pl.DataFrame(
-        [_key(entities[frame], schema[column], column, history) for column, frame in history.keys.items()]
-    )
-    answers = asof_join(
-        left.with_columns(instants) if history.keys else instants.to_frame(),
-        rows,
-        keys=list(history.keys),
-        at=_AT,
-        event=history.event,
-        created=history.created,
-        values=list(history.features),
-        ttl=history.ttl,
-        cutoff=cutoff,
-    )
     return _arrow(answers.rename(history.features))
 
 
@@ -488,15 +433,13 @@ def _key(values: pd.Series, kind: pl.DataType, column: str, history: History) ->
     return series.cast(kind, strict=False)
 
 
-def _rows(
-    path: str, columns: Sequence[str], times: Sequence[str], period: Period, day_partitions: bool
-) -> pl.LazyFrame | None:
-    """The source's rows in a period of event time (`times[0]`); None when it has no file."""
-    files = parquet.files_of(path, period if day_partitions else None)
-    if not files:
-        return None
-    wanted = [name for name in dict.fromkeys(columns) if name != _DUMMY_KEY]
-    return parquet.scan(files, wanted, times).filter(period.filter(times[0]))
+def _read(
+    path: str, period: Period, read: Callable[[list[str]], pl.DataFrame], day_partitions: bool
+) -> pl.DataFrame | None:
+    """What `read` makes of the source's files; None when it has no file in the period."""
+    return parquet.read_unchanged(
+        lambda: parquet.files_of(path, period if day_partitions else None), lambda files: read(files) if files else None
+    )
 
 
 def _history(

@@ -11,11 +11,12 @@ import glob
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -23,6 +24,8 @@ import pyarrow.parquet as pq
 
 TIMESTAMP = pl.Datetime("us", "UTC")
 DAY_DIRECTORY = "day="
+ATTEMPTS = 5
+Read = TypeVar("Read")
 
 
 class UnusableSource(ValueError):
@@ -90,6 +93,46 @@ def scan(files: Sequence[str], columns: Sequence[str], times: Sequence[str]) -> 
         schema = found
     frame = pl.scan_parquet(list(files), hive_partitioning=False, extra_columns="ignore")
     return frame.select(list(columns)).with_columns(pl.col(name).cast(TIMESTAMP) for name in times)
+
+
+def read_unchanged(list_files: Callable[[], list[str]], read: Callable[[list[str]], Read]) -> Read:
+    """What `read` makes of the files, all of it from the same state of them.
+
+    Files are replaced by renaming, so each is whole at any time; but who opens one twice, or several after each other,
+    can see a run of the pipeline happen in between. Then everything is read again.
+
+    Raises
+    ------
+    UnusableSource
+        The files change faster than they can be read, or `read` says so.
+    """
+    for _ in range(ATTEMPTS):
+        files = list_files()
+        before = _states(files)
+        try:
+            found = read(files)
+        except (UnusableSource, pl.exceptions.PolarsError, OSError):
+            if _states(list_files()) == before:
+                raise
+            continue
+        if _states(list_files()) == before:
+            return found
+    raise UnusableSource(
+        f"{Path(files[0]).parent}: files changed {ATTEMPTS} times while they were read: try again later"
+    )
+
+
+def _states(files: Sequence[str]) -> dict[str, tuple[int, int, int] | None]:
+    """What changes with a file's content, by file; nothing for remote ones, which are read as they are."""
+    return {file: _state(file) for file in files if "://" not in file}
+
+
+def _state(file: str) -> tuple[int, int, int] | None:
+    try:
+        found = Path(file).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def check_file(file: str, columns: Sequence[str], times: Sequence[str]) -> dict[str, pl.DataType]:

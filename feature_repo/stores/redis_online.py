@@ -36,7 +36,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from sqlalchemy import URL, make_url
 
-from config import get_settings
 from feature_repo.stores.encoding import EncodedRows, join, stamps
 
 if TYPE_CHECKING:
@@ -126,12 +125,18 @@ class OnlineStoreUnavailable(ConnectionError):
     """Redis cannot be reached, or did not answer in time; the message names its address and what to do."""
 
 
+def _redis_of_the_settings() -> str:
+    from config import get_settings  # only where no address is given: the store works without this project
+
+    return get_settings().redis_url
+
+
 class LatestWinsRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """Feast's Redis options, and the ones of this store."""
 
     type: StrictStr = "feature_repo.stores.redis_online.LatestWinsRedisOnlineStore"  # type: ignore[assignment]
 
-    connection_string: StrictStr = Field(default_factory=lambda: get_settings().redis_url)
+    connection_string: StrictStr = Field(default_factory=lambda: _redis_of_the_settings())
     """A Redis URL, or Feast's `host:port,option=value` form. Default: the settings' Redis."""
 
     connect_timeout_seconds: float = 1.0

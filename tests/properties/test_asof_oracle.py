@@ -7,6 +7,7 @@ from datetime import UTC, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import polars as pl
@@ -15,7 +16,8 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.stores.asof import AsOfOfflineStore, asof_join
+from feature_repo.stores import join
+from feature_repo.stores.asof import AsOfOfflineStore
 from tests.feature_repo.stores.helpers import at, entity_frame, history, repo_config, view, write
 
 FactRow = tuple[str | None, int, int | None, int]
@@ -49,26 +51,27 @@ def oracle(rows: list[FactRow], asked: list[EntityRow], ttl: int | None, cutoff:
 
 
 @settings(max_examples=400, deadline=None)
-@given(rows=facts, asked=entities, ttl=ttls, cutoff=st.booleans())
-@example(rows=[("a", 3, 9, 0), ("a", 2, 2, 1)], asked=[("a", 8), ("a", 9)], ttl=None, cutoff=True)
-@example(rows=[("a", 5, 5, 0), ("a", 5, 7, 1)], asked=[("a", 5), ("a", 6), ("a", 7)], ttl=None, cutoff=True)
-@example(rows=[("a", 5, 5, 0)], asked=[("a", 4), ("a", 5), ("a", 8), ("a", 9)], ttl=3, cutoff=True)
-def test_join_equals_brute_force(rows: list[FactRow], asked: list[EntityRow], ttl: int | None, cutoff: bool) -> None:
+@given(rows=facts, asked=entities, ttl=ttls, cutoff=st.booleans(), limit=st.one_of(st.none(), st.integers(1, 9)))
+@example(rows=[("a", 3, 9, 0), ("a", 2, 2, 1)], asked=[("a", 8), ("a", 9)], ttl=None, cutoff=True, limit=None)
+@example(rows=[("a", 5, 5, 0), ("a", 5, 7, 1)], asked=[("a", 5), ("a", 6), ("a", 7)], ttl=None, cutoff=True, limit=1)
+@example(rows=[("a", 5, 5, 0)], asked=[("a", 4), ("a", 5), ("a", 8), ("a", 9)], ttl=3, cutoff=True, limit=None)
+def test_join_equals_brute_force(
+    rows: list[FactRow], asked: list[EntityRow], ttl: int | None, cutoff: bool, limit: int | None
+) -> None:
     left = pl.DataFrame(
         {"restaurant_id": [key for key, _ in asked], "t": [at(t) for _, t in asked]},
         schema={"restaurant_id": pl.String, "t": pl.Datetime("us", "UTC")},
     )
-    answers = asof_join(
-        left,
-        history(rows).lazy(),
-        keys=["restaurant_id"],
-        at="t",
-        event="event_timestamp",
-        created="created",
-        values=["orders"],
-        ttl=None if ttl is None else timedelta(minutes=ttl),
-        cutoff=cutoff,
-    )
+    with mock.patch.object(join, "BYTES_PER_ROW", 1 << 20):  # as many rows at once as the limit says
+        answers = join.asof_join(
+            left,
+            history(rows).lazy(),
+            join.Columns(["restaurant_id"], "event_timestamp", "created", ["orders"]),
+            at="t",
+            ttl=None if ttl is None else timedelta(minutes=ttl),
+            cutoff=cutoff,
+            memory_limit_mebibytes=limit,
+        )
     assert answers["orders"].to_list() == oracle(rows, asked, ttl, cutoff)
 
 

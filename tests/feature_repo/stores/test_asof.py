@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import polars as pl
@@ -21,6 +22,7 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination, Saved
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 
+from feature_repo.stores import join
 from feature_repo.stores.asof import AsOfOfflineStore
 from feature_repo.stores.parquet import UnusableSource
 from tests.feature_repo.stores.helpers import at, entity_frame, history, repo_config, restaurant, store, view, write
@@ -248,6 +250,59 @@ def pulled(directory: Path, path: Path, start: float, end: float, which: str = "
     source = view(path).batch_source
     columns = (["restaurant_id"], ["orders"], "event_timestamp", "created")
     return pull(repo_config(directory), source, *columns, at(start), at(end)).to_df()
+
+
+def test_limit_on_memory_reads_the_history_in_parts_with_the_same_answers(tmp_path: Path, monkeypatch: Any) -> None:
+    rows = write(history([(key, 0, 0, n) for n, key in enumerate("abcdefgh")]), tmp_path / "rows.parquet")
+    offline = {"type": "feature_repo.stores.asof.AsOfOfflineStore", "memory_limit_mebibytes": 3}
+    opened = store(tmp_path, [view(rows)], offline=offline)
+    monkeypatch.setattr(join, "BYTES_PER_ROW", 1 << 20)
+    asked: list[tuple[str | None, float | None]] = [(key, 1) for key in "habcdxefg"]
+    with mock.patch.object(join, "_ranked", wraps=join._ranked) as ranked:
+        assert answers(opened, asked) == [7, 0, 1, 2, 3, None, 4, 5, 6]
+    assert ranked.call_count == 3
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limit_that_nothing_fits_into_is_refused(tmp_path: Path, limit: int) -> None:
+    offline = {"type": "feature_repo.stores.asof.AsOfOfflineStore", "memory_limit_mebibytes": limit}
+    with pytest.raises(ValueError, match="memory_limit_mebibytes"):
+        _ = repo_config(tmp_path, offline=offline).offline_store
+
+
+def rewritten(file: Path, value: int, times: int) -> Any:
+    """A stand-in for the second reading before which somebody else rewrites the file, the first `times` times."""
+    calls = iter(range(times))
+
+    def values(rows: pl.Series, lazy: pl.LazyFrame, names: Any) -> pl.DataFrame:
+        if next(calls, None) is not None:
+            write(history([("b", 0, 10, 3), ("a", 0, 10, value)]), file.with_suffix(".new"))
+            file.with_suffix(".new").replace(file)
+        return real_values(rows, lazy, names)
+
+    real_values = join._values
+    return values
+
+
+def test_file_that_is_replaced_between_two_readings_is_read_again(
+    opened: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(join, "_values", rewritten(tmp_path / "rows.parquet", value=8, times=1))
+    assert answers(opened, [("a", 20), ("b", 20)]) == [8, 3]
+
+
+def test_file_that_keeps_changing_is_refused(opened: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(join, "_values", rewritten(tmp_path / "rows.parquet", value=8, times=99))
+    with pytest.raises(UnusableSource, match=r"files changed 5 times while they were read: try again later"):
+        answers(opened, [("a", 20)])
+
+
+def test_data_frame_and_arrow_say_the_same(opened: Any) -> None:
+    frame = entity_frame([("a", 80), ("b", 20), ("x", 20)]).assign(n=[1, 2, 3], note=["x", None, "z"])
+    frame.index = pd.Index([7, 5, 7])
+    job = opened.get_historical_features(frame, REFS)
+    pd.testing.assert_frame_equal(job.to_df(), job.to_arrow().to_pandas(), check_dtype=False)
+    assert job.to_df().index.tolist() == [0, 1, 2]
 
 
 def test_pull_latest_takes_the_newest_of_each_key_in_the_inclusive_period(tmp_path: Path) -> None:
