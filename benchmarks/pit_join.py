@@ -6,7 +6,7 @@ on random instants, one in fifty of an entity that has no rows. Feast's stores a
 `filter_by_created_timestamp`, so that all of them answer the same question as ours; the bare joins know neither created
 times nor a time to live. "values unlike ours" counts the feature values in which an answer differs.
 
-make bench NAME=pit_join                  # 1 M entity rows x 5 M rows: Feast's DuckDB store needs more than 9 GB
+make bench NAME=pit_join                  # Feast's DuckDB store needs 20 GB at the largest size
 """
 
 from __future__ import annotations
