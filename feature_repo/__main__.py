@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     changed.add_argument("view", metavar="VIEW")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Deprecations inside of libraries, which Feast switches on for everybody: nothing that the reader could mend.
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
     os.environ.setdefault("FEAST_USAGE", "False")
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     try:
