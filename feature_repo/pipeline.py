@@ -70,8 +70,13 @@ def ingest_orders(window: Window, settings: Settings) -> Result:
         The landing folder is not complete up to the window's end.
     LandingLost
         It has nothing for a window of which the lake has orders: going on would delete them.
+    RuleError
+        The configuration names a rule or a severity that there is not.
     """
     from feature_repo.orders.landing import read_landing
+    from feature_repo.quality.rules import severities
+
+    severities(settings)
 
     batch = read_landing(window, settings)
     if batch.is_empty():
@@ -306,9 +311,13 @@ def close_gap(window: Window, settings: Settings, progress: Progress = logger.in
     ------
     DefinitionChanged
         The rows on disk were made under other definitions. Nothing has been read.
+    RuleError
+        The configuration names a rule or a severity that there is not.
     """
+    from feature_repo.quality.rules import severities
     from feature_repo.transforms.coverage import read_coverage
 
+    severities(settings)
     require_definitions(settings)
     coverage = read_coverage(settings)
     if coverage is None or coverage.until >= window.start:

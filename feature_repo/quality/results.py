@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from config import Settings
 from feature_repo.orders.landing import write_atomically
-
-Severity = Literal["reject", "warn", "stop"]
-"""`reject`: the rows go to the quarantine. `warn`: people are told. `stop`: the whole batch is refused."""
+from feature_repo.quality.rules import Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +19,9 @@ class RuleResult:
     Attributes
     ----------
     rule : str
+        The name under which it is reported.
+    definition : str
+        Its name in `rules.RULES`: another one where a rule is reported for each column.
     severity : {"reject", "warn", "stop"}
     passed : bool
     observed : str or number
@@ -33,6 +34,7 @@ class RuleResult:
     """
 
     rule: str
+    definition: str
     severity: Severity
     passed: bool
     observed: str | float | int

@@ -31,16 +31,24 @@ class Expectation:
         Name of a class in `great_expectations.expectations`.
     arguments : dict
         Its arguments.
+    definition : str, optional
+        Its name in `rules.RULES`, where that is another one.
     """
 
     rule: str
     kind: str
     arguments: dict[str, Any]
+    definition: str = ""
+
+    @property
+    def defined_as(self) -> str:
+        """The name of the rule in `rules.RULES`."""
+        return self.definition or self.rule
 
     @classmethod
-    def holds(cls, rule: str) -> Expectation:
+    def holds(cls, rule: str, definition: str = "") -> Expectation:
         """The boolean column of the same name is true in every row."""
-        return cls(rule, "ExpectColumnValuesToBeInSet", {"column": rule, "value_set": [True]})
+        return cls(rule, "ExpectColumnValuesToBeInSet", {"column": rule, "value_set": [True]}, definition)
 
 
 @dataclass(frozen=True, slots=True)

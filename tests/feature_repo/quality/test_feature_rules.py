@@ -131,7 +131,8 @@ def test_a_feature_that_vanishes_from_all_rows_stops_the_batch(settings):
     remember(settings, 7)
     report = validate_features("shop_stats", frame(20, rate_7d=[None] * 20), WINDOW, settings)
     assert report.stopped
-    assert found(report, "rate_7d_nulls").reason == (
+    assert not found(report, "rate_7d_gone").passed
+    assert found(report, "rate_7d_gone").reason == (
         "20 of 20 rows are null, 0.0% of those of these hours in the seven days before"
     )
 
