@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 
 from config import Settings
 from feature_repo.catalog import FieldInfo, ViewInfo, batch_views
 from feature_repo.lake import TIMESTAMP, PartitionedTable
+from feature_repo.quality.datadocs import write_page
 from feature_repo.quality.results import RuleResult, ValidationReport
 from feature_repo.quality.rules import Severities, severities
 from feature_repo.quality.suite import Expectation, Outcome, run_suite
@@ -32,7 +34,13 @@ NULL_SHARE_RISE = 0.5
 _DTYPES: dict[str, pl.DataType] = {"Int64": pl.Int64(), "Float64": pl.Float64(), "String": pl.String()}
 
 
-def validate_features(view_name: str, frame: pl.DataFrame, window: Window, settings: Settings) -> ValidationReport:
+def validate_features(
+    view_name: str,
+    frame: pl.DataFrame,
+    window: Window,
+    settings: Settings,
+    available: Mapping[str, datetime] | None = None,
+) -> ValidationReport:
     """Judge the feature rows that one window computed for a view, and keep the report.
 
     Parameters
@@ -44,6 +52,8 @@ def validate_features(view_name: str, frame: pl.DataFrame, window: Window, setti
     window : Window
         The run's window; rows have `event_timestamp` in `(start, end]`.
     settings : Settings
+    available : mapping of str to datetime, optional
+        Of features that began later than the view: the event time of their first row. Before it they may be null.
 
     Returns
     -------
@@ -61,14 +71,16 @@ def validate_features(view_name: str, frame: pl.DataFrame, window: Window, setti
     view = _view(view_name)
     schema = _schema_result(view, frame, grave)
     results = [schema]
+    kept: list[Any] = []
     if schema.passed:
-        judged = _with_booleans(view, frame, settings)
+        judged = _with_booleans(view, frame, settings, available or {})
         expectations = [*_row_expectations(view, window), *_value_expectations(view)]
-        outcomes = run_suite(f"features_{view.name}", judged, expectations)
+        outcomes = run_suite(f"features_{view.name}", judged, expectations, kept)
         results += [_result(each, outcomes[each.rule], judged, view, grave) for each in expectations]
         results += _null_results(view, frame, window, settings, grave)
     report = ValidationReport(f"features/{view.name}", window.slug, frame.height, 0, results)
     report.write(settings)
+    write_page(report, kept, settings)
     for result in report.failures:
         level = logging.ERROR if result.severity == "stop" else logging.WARNING
         logger.log(level, "%s of %s: %s (%s): %s", view.name, window, result.rule, result.severity, result.reason)
@@ -107,16 +119,34 @@ def _schema_result(view: ViewInfo, frame: pl.DataFrame, grave: Severities) -> Ru
     return RuleResult("schema", "schema", severity, not faults, len(found), len(expected), 0, reason)
 
 
-def _with_booleans(view: ViewInfo, frame: pl.DataFrame, settings: Settings) -> pl.DataFrame:
+def _with_booleans(
+    view: ViewInfo, frame: pl.DataFrame, settings: Settings, available: Mapping[str, datetime]
+) -> pl.DataFrame:
     event = pl.col(EVENT_TIME)
     numbers = [info.name for info in view.fields if info.dtype == "Float64"]
     finite = [(pl.col(name).is_finite() | pl.col(name).is_null()).alias(f"{name}_finite") for name in numbers]
+    implied = [
+        (pl.col(info.name).is_null() | pl.col(info.implies).is_not_null()).alias(f"{info.name}_implies")
+        for info in view.fields
+        if info.implies
+    ]
+    present = [
+        (pl.col(info.name).is_not_null() | _before(available.get(info.name))).alias(f"{info.name}_null_share")
+        for info in view.fields
+        if info.max_null_share is not None
+    ]
     return frame.with_columns(
         *finite,
+        *implied,
+        *present,
         on_the_hour=(event.dt.truncate("1h") == event).fill_null(True),
         created_after_delay=(pl.col(CREATED) == event + settings.publication_delay).fill_null(False),
         one_row_per_key=~pl.struct(view.join_key, EVENT_TIME).is_duplicated(),
     )
+
+
+def _before(instant: datetime | None) -> pl.Expr:
+    return pl.lit(False) if instant is None else pl.col(EVENT_TIME) < instant
 
 
 def _row_expectations(view: ViewInfo, window: Window) -> list[Expectation]:
@@ -143,6 +173,17 @@ def _value_expectations(view: ViewInfo) -> Iterator[Expectation]:
         if info.allowed:
             words = {"column": info.name, "value_set": list(info.allowed)}
             yield Expectation(f"{info.name}_allowed", "ExpectColumnValuesToBeInSet", words, "feature_allowed")
+        if info.max_null_share is not None:
+            rule = f"{info.name}_null_share"
+            share = {"column": rule, "value_set": [True], "mostly": 1 - info.max_null_share}
+            yield Expectation(rule, "ExpectColumnValuesToBeInSet", share, "feature_null_share")
+        if info.at_most:
+            pair = {"column_A": info.at_most, "column_B": info.name, "or_equal": True}
+            pair["ignore_row_if"] = "either_value_is_missing"
+            kind = "ExpectColumnPairValuesAToBeGreaterThanB"
+            yield Expectation(f"{info.name}_at_most", kind, pair, "feature_at_most")
+        if info.implies:
+            yield Expectation.holds(f"{info.name}_implies", "feature_implies")
 
 
 def _result(
@@ -166,6 +207,10 @@ def _threshold(expectation: Expectation) -> str:
     given = expectation.arguments
     if "min_value" in given:
         return f"{given['min_value']} to {given['max_value']}".replace("None", "any")
+    if "column_A" in given:
+        return f"at most {given['column_A']}"
+    if "mostly" in given:
+        return f"null in at most {1 - given['mostly']:g} of the rows"
     return f"one of {given['value_set']}" if "value_set" in given else "not null"
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import polars as pl
 
@@ -30,6 +31,7 @@ from feature_repo.orders.schema import (
 )
 from feature_repo.quality import shift
 from feature_repo.quality.baseline import baseline_for
+from feature_repo.quality.datadocs import write_page
 from feature_repo.quality.results import RuleResult, ValidationReport
 from feature_repo.quality.rules import Severities, severities
 from feature_repo.quality.suite import Expectation, Outcome, run_suite
@@ -135,20 +137,22 @@ def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> 
     batch = _conform(frame).sort(pl.col("refused_rule").is_not_null(), maintain_order=True)
     clean = batch.filter(pl.col("refused_rule").is_null())
     rules, filled = row_rules(window, settings), [_not_all_null(clean, column) for column in REQUIRED_COLUMNS]
-    outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, filled))
+    kept: list[Any] = []
+    outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, filled), kept)
     marked = _mark_repetitions(batch, _positions(outcomes[rule.name] for rule in rules), window, settings)
     again, whole = [CONVERTED, *repetition_rules()], _batch_rules(marked, window, settings)
     columns = marked.select("refused_rule", "unsuspicious", *(rule.name for rule in repetition_rules()))
-    outcomes |= run_suite(f"{SUITE}_batch", columns, _expectations(again, whole))
+    outcomes |= run_suite(f"{SUITE}_batch", columns, _expectations(again, whole), kept)
     rejected = _rejected(marked, [*rules, *again], outcomes, window)
     accepted = _without(batch, _positions(outcomes[rule.name] for rule in (*rules, *again)))
     results = [_row_result(rule, outcomes[rule.name], marked, grave) for rule in (*rules, *again)]
     results += [rule.result(outcomes[rule.name], grave) for rule in (*filled, *whole)]
     results.append(_found_late(batch, grave))
     compared = shift.compare(accepted, clean, window, baseline_for(window, settings), settings)
-    results += shift.judge(compared, grave)
+    results += shift.judge(compared, grave, kept)
     report = ValidationReport(SUITE, window.slug, batch.height, rejected.height, results)
     report.write(settings)
+    write_page(report, kept, settings)
     _log(report, window)
     return OrdersVerdict(accepted, rejected, report)
 

@@ -59,6 +59,12 @@ class ValidationReport:
         return any(not result.passed for result in self.results if result.severity == "stop")
 
     @property
+    def verdict(self) -> str:
+        """`stopped`, `rejected` (some rows), `warned` or `passed`: the gravest that happened."""
+        words = {"stop": "stopped", "reject": "rejected", "warn": "warned"}
+        return words[self.failures[0].severity] if self.failures else "passed"
+
+    @property
     def failures(self) -> list[RuleResult]:
         """The rules that did not pass, the gravest first."""
         order = {"stop": 0, "reject": 1, "warn": 2}

@@ -116,6 +116,9 @@ _RULES = (
     _value("feature_finite", "no NaN, no infinity"),
     _value("feature_range", "tags `minimum` and `maximum`"),
     _value("feature_allowed", "tag `allowed`"),
+    _value("feature_null_share", "tag `max_null_share`"),
+    _value("feature_at_most", "tag `at_most`: no more than the other feature has"),
+    _value("feature_implies", "tag `implies`: where it has a value, so has the other feature"),
     _value(
         "feature_nulls", "the share of nulls is at most 50 points above that of these hours in the week before", "warn"
     ),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import polars as pl
 
@@ -104,8 +105,8 @@ def compare(
     return [*shifts, *_freshness(landed, window, baseline, settings)]
 
 
-def judge(comparisons: list[Comparison], severities: Severities) -> list[RuleResult]:
-    """Have Great Expectations hold the statistics, as one row, against their bounds."""
+def judge(comparisons: list[Comparison], severities: Severities, kept: list[Any] | None = None) -> list[RuleResult]:
+    """Have Great Expectations hold the statistics, as one row, against their bounds; `kept` as in `run_suite`."""
     row = pl.DataFrame({one.reported_as: [float(one.observed)] for one in comparisons if one.low is not None})
     expectations = [
         Expectation(
@@ -116,7 +117,7 @@ def judge(comparisons: list[Comparison], severities: Severities) -> list[RuleRes
         for one in comparisons
         if one.low is not None
     ]
-    outcomes = run_suite("orders_shift", row, expectations) if expectations else {}
+    outcomes = run_suite("orders_shift", row, expectations, kept) if expectations else {}
     return [_result(one, one.low is None or outcomes[one.reported_as].passed, severities) for one in comparisons]
 
 
