@@ -55,6 +55,10 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("ETA_FEAST_REGISTRY_URL", "feast_registry_url_override")
     )
 
+    # Validation: severities other than the rules' own (docs/quality.md). JSON, by rule or SUITE.RULE:
+    # ETA_RULE_SEVERITIES='{"row_count": "stop", "orders.driver_id_null_shift": "warn"}'
+    rule_severities: dict[str, str] = Field(default_factory=dict)
+
     # Training: gate thresholds other than the model's own, since what error is good depends on the noise of a market.
     # JSON, by model and gate: ETA_GATE_THRESHOLDS='{"delivery_time": {"validation_mae": 13}}'
     gate_thresholds: dict[str, dict[str, float]] = Field(default_factory=dict)
@@ -96,6 +100,10 @@ class Settings(BaseSettings):
     @property
     def quarantine(self) -> Path:
         return self.data_dir / "lake" / "quarantine"
+
+    @property
+    def baselines(self) -> Path:
+        return self.data_dir / "lake" / "baselines"
 
     @property
     def tiles(self) -> Path:

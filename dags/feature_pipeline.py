@@ -4,7 +4,7 @@ Every hour, the orders that became known in the hour become features, offline an
 
 | task | does |
 |---|---|
-| `fill_gap` | **red** if definitions changed; hours that no run has computed, after downtime, are computed |
+| `fill_gap` | **red** if definitions or the configuration of rules do not fit; hours missed by downtime are computed |
 | `ingest_orders` | takes the hour from the landing; retries while the source is not complete |
 | `validate_orders` | checks every row |
 | `choose_batch` | **branch**: go on, or refuse a batch that is mostly bad |
@@ -15,9 +15,8 @@ Every hour, the orders that became known in the hour become features, offline an
 | `audit_online` | compares Redis with the offline rows; if they differ, **red** |
 | `publish_asset` | tells other DAGs that features are fresh |
 
-A red run has sent an alert that says why; so has a run that is not done within the publication delay, on which
-training relies. The window is the run's data interval; parameters `start` and `end` override
-it. Running an hour twice gives the same content, so clearing and backfilling are safe. See docs/operations.md.
+A red run has sent an alert that says why; so has one that is not done within the publication delay. The window is the
+run's data interval, unless parameters `start` and `end` are given. Running it again is safe. See docs/operations.md.
 """
 
 from __future__ import annotations
@@ -35,12 +34,13 @@ def feature_pipeline():
     @task
     def fill_gap(**context) -> dict:
         from feature_repo.pipeline import close_gap
+        from feature_repo.quality.rules import RuleError
         from feature_repo.transforms.versions import DefinitionChanged
 
         window = run_window(context)
         try:
             filled = close_gap(window, get_settings())
-        except DefinitionChanged as error:
+        except (DefinitionChanged, RuleError) as error:
             refuse(str(window), {"reasons": [str(error)]})
         if filled:
             reasons = ["no run had computed these hours"]

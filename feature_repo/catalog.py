@@ -24,7 +24,21 @@ Source = Literal["view", "on_demand", "request"]
 
 @dataclass(frozen=True, slots=True)
 class FieldInfo:
-    """One feature of a view. `minimum` and `maximum` are inclusive; `allowed` is empty where any word may occur."""
+    """One feature of a view.
+
+    Attributes
+    ----------
+    minimum, maximum : float or None
+        Inclusive.
+    allowed : tuple of str
+        Empty where any word may occur.
+    max_null_share : float or None
+        How many of a run's rows may have no value.
+    at_most : str
+        Another feature of the view that this one cannot exceed; empty without one.
+    implies : str
+        Another feature of the view that has a value where this one has.
+    """
 
     name: str
     dtype: str
@@ -33,6 +47,9 @@ class FieldInfo:
     maximum: float | None
     description: str = ""
     allowed: tuple[str, ...] = ()
+    max_null_share: float | None = None
+    at_most: str = ""
+    implies: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +177,10 @@ def _view_info(view: FeatureView) -> ViewInfo:
         raise ValueError(f"feature view {view.name} has no TTL: its values would never count as stale")
     # Not `view.schema`: Feast builds that from sets, so its order differs from process to process.
     fields = tuple(_field_info(field) for field in view.features)
+    names = {info.name for info in fields}
+    for info in fields:
+        if unknown := sorted({info.at_most, info.implies} - names - {""}):
+            raise ValueError(f"{view.name}.{info.name}: its tags name {unknown}, which the view does not have")
     return ViewInfo(name=view.name, join_key=view.join_keys[0], ttl=view.ttl, fields=fields)
 
 
@@ -173,6 +194,9 @@ def _field_info(field: Field) -> FieldInfo:
         maximum=_number(field.tags.get("maximum")),
         description=field.description,
         allowed=tuple(allowed.split(",")) if allowed else (),
+        max_null_share=_number(field.tags.get("max_null_share")),
+        at_most=field.tags.get("at_most", ""),
+        implies=field.tags.get("implies", ""),
     )
 
 

@@ -15,8 +15,9 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,8 +71,13 @@ def ingest_orders(window: Window, settings: Settings) -> Result:
         The landing folder is not complete up to the window's end.
     LandingLost
         It has nothing for a window of which the lake has orders: going on would delete them.
+    RuleError
+        The configuration names a rule or a severity that there is not.
     """
     from feature_repo.orders.landing import read_landing
+    from feature_repo.quality.rules import severities
+
+    severities(settings)
 
     batch = read_landing(window, settings)
     if batch.is_empty():
@@ -84,6 +90,7 @@ def ingest_orders(window: Window, settings: Settings) -> Result:
 def validate_orders(window: Window, settings: Settings) -> Result:
     """Sort the staged versions into accepted and rejected ones, and say whether the batch as a whole is refused."""
     from feature_repo.quality import orders as quality
+    from feature_repo.quality.datadocs import docs_index
 
     batch = _load("orders", window, settings, made_by="ingest_orders")
     verdict = quality.validate_orders(batch, window, settings)
@@ -98,6 +105,7 @@ def validate_orders(window: Window, settings: Settings) -> Result:
         "rejected": verdict.rejected.height,
         "stopped": bool(verdict.report.stopped),
         "failures": _failures(verdict.report),
+        "data_docs": str(docs_index(settings)),
     }
 
 
@@ -154,6 +162,7 @@ def compute_features(window: Window, settings: Settings) -> Result:
 def validate_features(window: Window, settings: Settings) -> Result:
     """Check the staged feature rows against the definitions."""
     from feature_repo.quality import features as quality
+    from feature_repo.quality.datadocs import docs_index
     from feature_repo.transforms.views import TRANSFORMS
 
     reports = {
@@ -161,7 +170,8 @@ def validate_features(window: Window, settings: Settings) -> Result:
         for view in TRANSFORMS
     }
     failures = [{"view": view, **failure} for view, report in reports.items() for failure in _failures(report)]
-    return {"stopped": any(report.stopped for report in reports.values()), "failures": failures}
+    stopped = any(report.stopped for report in reports.values())
+    return {"stopped": stopped, "failures": failures, "data_docs": str(docs_index(settings))}
 
 
 def publish_features(window: Window, settings: Settings) -> Result:
@@ -306,9 +316,13 @@ def close_gap(window: Window, settings: Settings, progress: Progress = logger.in
     ------
     DefinitionChanged
         The rows on disk were made under other definitions. Nothing has been read.
+    RuleError
+        The configuration names a rule or a severity that there is not.
     """
+    from feature_repo.quality.rules import severities
     from feature_repo.transforms.coverage import read_coverage
 
+    severities(settings)
     require_definitions(settings)
     coverage = read_coverage(settings)
     if coverage is None or coverage.until >= window.start:
@@ -386,15 +400,35 @@ def backfill_features(
     purpose = f"backfilling {', '.join(names)}"
     with exclusive(settings, "run", purpose), exclusive(settings, "tables", purpose):
         return [
-            evolution.backfill_features(view, features, start, settings, _require_valid, progress)
+            evolution.backfill_features(
+                view, features, start, settings, _valid_from(view, features, start, settings), progress
+            )
             for view, features in views.items()
         ]
 
 
-def _require_valid(view: str, rows: pl.DataFrame, window: Window, settings: Settings) -> None:
+def _valid_from(view: str, new: Sequence[str], start: datetime | None, settings: Settings) -> Callable[..., None]:
+    """`_require_valid` for rows in which new features begin at `start`, and earlier ones where they once began."""
+    from feature_repo.transforms import versions
+    from feature_repo.transforms.views import TRANSFORMS
+
+    known = TRANSFORMS[view].features if view in TRANSFORMS else {}
+    begins = {name: versions.available_from(view, name, settings) for name in known if name not in new}
+    if start is not None:
+        begins |= dict.fromkeys(new, start + HOUR)
+    return partial(_require_valid, available={name: at for name, at in begins.items() if at is not None})
+
+
+def _require_valid(
+    view: str,
+    rows: pl.DataFrame,
+    window: Window,
+    settings: Settings,
+    available: Mapping[str, datetime] | None = None,
+) -> None:
     from feature_repo.quality import features as quality
 
-    report = quality.validate_features(view, rows, window, settings)
+    report = quality.validate_features(view, rows, window, settings, available)
     if report.stopped:
         raise _stopped(f"features of {view}", window, rows.height, str(settings.data_dir), _failures(report))
 

@@ -31,26 +31,28 @@ def field(name: str, dtype: FeastType, unit: str, description: str, **limits: An
     description : str
         One phrase; also kept as a tag, which is where the catalog and the UI find it.
     **limits
-        `minimum`, `maximum` (inclusive numbers) or `allowed` (comma-separated words), where they exist.
+        What holds for every run's rows, where it does: `minimum`, `maximum` (inclusive numbers), `allowed`
+        (comma-separated words), `max_null_share`, `at_most` (a feature of the view that this one cannot exceed),
+        `implies` (a feature of the view that has a value where this one has).
     """
     tags = {"unit": unit, "description": description, **{key: str(value) for key, value in limits.items()}}
     return Field(name=name, dtype=dtype, description=description, tags=tags)
 
 
-def _count(name: str, description: str, unit: str = "orders") -> Field:
-    return field(name, Int64, unit, description, minimum=0)
+def _count(name: str, description: str, **limits: Any) -> Field:
+    return field(name, Int64, "orders", description, minimum=0, max_null_share=0, **limits)
 
 
-def _minutes(name: str, description: str) -> Field:
-    return field(name, Float64, "minutes", description, minimum=0, maximum=MINUTES_PER_DAY)
+def _minutes(name: str, description: str, **limits: Any) -> Field:
+    return field(name, Float64, "minutes", description, minimum=0, maximum=MINUTES_PER_DAY, **limits)
 
 
 def _share(name: str, description: str) -> Field:
     return field(name, Float64, "share", description, minimum=0, maximum=1)
 
 
-def _amount(name: str, description: str) -> Field:
-    return field(name, Float64, "currency", description, minimum=0)
+def _amount(name: str, description: str, **limits: Any) -> Field:
+    return field(name, Float64, "currency", description, minimum=0, **limits)
 
 
 def _tags(grain: str) -> dict[str, str]:
@@ -68,12 +70,28 @@ restaurant_stats = FeatureView(
     schema=[
         field("restaurant_id", String, "id", "the restaurant"),
         _count("order_count_7d", "orders placed in the last 7 days"),
-        _minutes("delivery_minutes_mean_7d", "mean minutes from placed to delivered, ASAP orders, last 7 days"),
+        _minutes(
+            "delivery_minutes_mean_7d",
+            "mean minutes from placed to delivered, ASAP orders, last 7 days",
+            implies="delivery_minutes_mean_28d",
+        ),
         _minutes("delivery_minutes_mean_28d", "mean minutes from placed to delivered, ASAP orders, last 28 days"),
-        _minutes("delivery_minutes_std_28d", "sample standard deviation of delivery minutes, last 28 days"),
-        _minutes("preparation_minutes_mean_7d", "mean minutes from accepted to picked up, ASAP orders, last 7 days"),
+        _minutes(
+            "delivery_minutes_std_28d",
+            "sample standard deviation of delivery minutes, last 28 days",
+            implies="delivery_minutes_mean_28d",
+        ),
+        _minutes(
+            "preparation_minutes_mean_7d",
+            "mean minutes from accepted to picked up, ASAP orders, last 7 days",
+            implies="preparation_minutes_mean_28d",
+        ),
         _minutes("preparation_minutes_mean_28d", "mean minutes from accepted to picked up, ASAP orders, last 28 days"),
-        _minutes("preparation_minutes_std_28d", "sample standard deviation of preparation minutes, last 28 days"),
+        _minutes(
+            "preparation_minutes_std_28d",
+            "sample standard deviation of preparation minutes, last 28 days",
+            implies="preparation_minutes_mean_28d",
+        ),
         _amount("order_value_mean_28d", "mean value of orders placed in the last 28 days"),
         _share("acceptance_rate_7d", "accepted orders among accepted and declined ones, last 7 days"),
     ],
@@ -113,9 +131,13 @@ customer_stats = FeatureView(
     tags=_tags("one row per customer and hour at which a window changed, and at midnight for 90 days after an order"),
     schema=[
         field("customer_id", String, "id", "the customer"),
-        _count("order_count_30d", "orders placed in the last 30 days"),
-        _amount("order_value_sum_30d", "value of orders placed in the last 30 days"),
-        _amount("order_value_mean_30d", "mean value of orders placed in the last 30 days"),
+        _count("order_count_30d", "orders placed in the last 30 days", at_most="order_count_lifetime"),
+        _amount(
+            "order_value_sum_30d", "value of orders placed in the last 30 days", at_most="order_value_sum_lifetime"
+        ),
+        _amount(
+            "order_value_mean_30d", "mean value of orders placed in the last 30 days", implies="order_value_sum_30d"
+        ),
         field("days_since_last_order", Float64, "days", "days since the last order was placed", minimum=0),
         _count("order_count_lifetime", "all orders ever placed"),
         _amount("order_value_sum_lifetime", "value of all orders ever placed"),
@@ -125,6 +147,7 @@ customer_stats = FeatureView(
             "category",
             "kind of customer, from the order counts",
             allowed="new,occasional,regular,vip",
+            max_null_share=0,
         ),
     ],
 )
@@ -139,12 +162,24 @@ zone_stats = FeatureView(
     tags=_tags("one row per zone and hour at which one of its windows changed, and at midnight"),
     schema=[
         field("zone_id", String, "id", "the zone"),
-        _count("order_count_1h", "orders placed in the last hour"),
+        _count("order_count_1h", "orders placed in the last hour", at_most="order_count_7d"),
         _count("order_count_7d", "orders placed in the last 7 days"),
         _count("delivered_count_1h", "orders delivered in the last hour"),
-        _minutes("delivery_minutes_mean_1h", "mean minutes from placed to delivered, ASAP orders, last hour"),
-        _minutes("delivery_minutes_mean_24h", "mean minutes from placed to delivered, ASAP orders, last 24 hours"),
+        _minutes(
+            "delivery_minutes_mean_1h",
+            "mean minutes from placed to delivered, ASAP orders, last hour",
+            implies="delivery_minutes_mean_24h",
+        ),
+        _minutes(
+            "delivery_minutes_mean_24h",
+            "mean minutes from placed to delivered, ASAP orders, last 24 hours",
+            implies="delivery_minutes_mean_7d",
+        ),
         _minutes("delivery_minutes_mean_7d", "mean minutes from placed to delivered, ASAP orders, last 7 days"),
-        _count("open_order_count", "orders placed in the last 24 hours and neither delivered nor cancelled"),
+        _count(
+            "open_order_count",
+            "orders placed in the last 24 hours and neither delivered nor cancelled",
+            at_most="order_count_7d",
+        ),
     ],
 )

@@ -1,7 +1,7 @@
 """The rules for order versions: what is rejected row by row, what stops a batch, what is only worth a warning.
 
-A row rule is a line in `ROW_RULES`: its name, the expectation that Great Expectations evaluates, and the words for a
-row that fails. Adding a rule is adding a line; the quarantine, the report and the docs take its name from there.
+A row rule is its name, the expectation that Great Expectations evaluates, and the words for a row that fails. What a
+breach of it means is in `rules.RULES`, from which the report and the docs take it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import polars as pl
 
@@ -28,7 +29,11 @@ from feature_repo.orders.schema import (
     orders_table,
     row_text,
 )
-from feature_repo.quality.results import RuleResult, Severity, ValidationReport
+from feature_repo.quality import shift
+from feature_repo.quality.baseline import baseline_for
+from feature_repo.quality.datadocs import write_page
+from feature_repo.quality.results import RuleResult, ValidationReport
+from feature_repo.quality.rules import Severities, severities
 from feature_repo.quality.suite import Expectation, Outcome, run_suite
 from feature_repo.window import DAY, Window, floor_hour
 
@@ -125,22 +130,29 @@ def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> 
     ------
     ValueError
         A column of `LAKE_SCHEMA` is missing or has another type.
+    RuleError
+        The configuration names a rule or a severity that there is not.
     """
+    grave = severities(settings)
     batch = _conform(frame).sort(pl.col("refused_rule").is_not_null(), maintain_order=True)
     clean = batch.filter(pl.col("refused_rule").is_null())
     rules, filled = row_rules(window, settings), [_not_all_null(clean, column) for column in REQUIRED_COLUMNS]
-    outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, filled))
+    kept: list[Any] = []
+    outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, filled), kept)
     marked = _mark_repetitions(batch, _positions(outcomes[rule.name] for rule in rules), window, settings)
     again, whole = [CONVERTED, *repetition_rules()], _batch_rules(marked, window, settings)
     columns = marked.select("refused_rule", "unsuspicious", *(rule.name for rule in repetition_rules()))
-    outcomes |= run_suite(f"{SUITE}_batch", columns, _expectations(again, whole))
+    outcomes |= run_suite(f"{SUITE}_batch", columns, _expectations(again, whole), kept)
     rejected = _rejected(marked, [*rules, *again], outcomes, window)
     accepted = _without(batch, _positions(outcomes[rule.name] for rule in (*rules, *again)))
-    results = [_row_result(rule, outcomes[rule.name], marked) for rule in (*rules, *again)]
-    results += [rule.result(outcomes[rule.name]) for rule in (*filled, *whole)]
-    results.append(_found_late(batch))
+    results = [_row_result(rule, outcomes[rule.name], marked, grave) for rule in (*rules, *again)]
+    results += [rule.result(outcomes[rule.name], grave) for rule in (*filled, *whole)]
+    results.append(_found_late(batch, grave))
+    compared = shift.compare(accepted, clean, window, baseline_for(window, settings), settings)
+    results += shift.judge(compared, grave, kept)
     report = ValidationReport(SUITE, window.slug, batch.height, rejected.height, results)
     report.write(settings)
+    write_page(report, kept, settings)
     _log(report, window)
     return OrdersVerdict(accepted, rejected, report)
 
@@ -441,11 +453,11 @@ def _quarantine_rows(rows: pl.DataFrame, window: Window) -> pl.DataFrame:
     ).cast(pl.Schema(QUARANTINE_SCHEMA))
 
 
-def _row_result(rule: RowRule, outcome: Outcome, marked: pl.DataFrame) -> RuleResult:
+def _row_result(rule: RowRule, outcome: Outcome, marked: pl.DataFrame, grave: Severities) -> RuleResult:
     count = len(outcome.rows)
     example = _failing(marked, rule, Outcome(False, outcome.rows[:1], None))["reason"].to_list()
     reason = f"{count} of {marked.height} rows, for example: {example[0]}" if count else "no row breaks it"
-    return RuleResult(rule.name, "reject", not count, count, rule.threshold, count, reason)
+    return RuleResult(rule.name, rule.name, grave.of(rule.name), not count, count, rule.threshold, count, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,7 +465,6 @@ class BatchRule:
     """A rule on the batch as a whole. `applies` is false where there is nothing to compare with."""
 
     expectation: Expectation
-    severity: Severity
     observed: float | int
     threshold: str
     failed_rows: int
@@ -464,10 +475,11 @@ class BatchRule:
     def name(self) -> str:
         return self.expectation.rule
 
-    def result(self, outcome: Outcome) -> RuleResult:
+    def result(self, outcome: Outcome, grave: Severities) -> RuleResult:
         passed = outcome.passed or not self.applies
         failed = 0 if passed else self.failed_rows
-        return RuleResult(self.name, self.severity, passed, self.observed, self.threshold, failed, self.reason)
+        severity = grave.of(self.name)
+        return RuleResult(self.name, self.name, severity, passed, self.observed, self.threshold, failed, self.reason)
 
 
 def _batch_rules(marked: pl.DataFrame, window: Window, settings: Settings) -> list[BatchRule]:
@@ -481,7 +493,6 @@ def _rejected_share(marked: pl.DataFrame) -> BatchRule:
     few = bad < MIN_REJECTED_TO_STOP
     return BatchRule(
         Expectation("rejected_share", "ExpectColumnValuesToBeInSet", arguments),
-        "stop",
         round(share, 4),
         f"at most {MAX_REJECTED_SHARE:g}, from {MIN_REJECTED_TO_STOP} rejected rows on",
         bad,
@@ -496,7 +507,6 @@ def _not_all_null(marked: pl.DataFrame, column: str) -> BatchRule:
     arguments = {"column": column, "mostly": SMALLEST_SHARE}
     return BatchRule(
         Expectation(f"{column}_not_all_null", "ExpectColumnValuesToNotBeNull", arguments),
-        "stop",
         nulls,
         "not null in every row",
         nulls,
@@ -509,7 +519,6 @@ def _no_rows(marked: pl.DataFrame, window: Window) -> BatchRule:
     arguments = {"min_value": 1}
     return BatchRule(
         Expectation("no_rows", "ExpectTableRowCountToBeBetween", arguments),
-        "warn",
         marked.height,
         "at least 1",
         0,
@@ -528,7 +537,6 @@ def _row_count(marked: pl.DataFrame, window: Window, settings: Settings) -> Batc
     threshold = "none" if usual is None else f"{low:.1f} to {high:.1f}"
     return BatchRule(
         Expectation("row_count", "ExpectTableRowCountToBeBetween", arguments),
-        "warn",
         marked.height,
         threshold,
         0,
@@ -557,10 +565,10 @@ def trailing_row_count(window: Window, settings: Settings) -> float | None:
     return sum(counts) / len(counts) if counts else None
 
 
-def _found_late(batch: pl.DataFrame) -> RuleResult:
+def _found_late(batch: pl.DataFrame, grave: Severities) -> RuleResult:
     late = int(batch["found_late"].sum())
     reason = f"{late} versions were put into hours of the landing folder that had been run" if late else "none"
-    return RuleResult("found_late", "warn", not late, late, "0", 0, reason)
+    return RuleResult("found_late", "found_late", grave.of("found_late"), not late, late, "0", 0, reason)
 
 
 def _log(report: ValidationReport, window: Window) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from config import Settings
 from feature_repo.orders.landing import write_atomically
-
-Severity = Literal["reject", "warn", "stop"]
-"""`reject`: the rows go to the quarantine. `warn`: people are told. `stop`: the whole batch is refused."""
+from feature_repo.quality.rules import Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +19,9 @@ class RuleResult:
     Attributes
     ----------
     rule : str
+        The name under which it is reported.
+    definition : str
+        Its name in `rules.RULES`: another one where a rule is reported for each column.
     severity : {"reject", "warn", "stop"}
     passed : bool
     observed : str or number
@@ -33,6 +34,7 @@ class RuleResult:
     """
 
     rule: str
+    definition: str
     severity: Severity
     passed: bool
     observed: str | float | int
@@ -55,6 +57,12 @@ class ValidationReport:
     def stopped(self) -> bool:
         """Whether a rule refuses the whole batch."""
         return any(not result.passed for result in self.results if result.severity == "stop")
+
+    @property
+    def verdict(self) -> str:
+        """`stopped`, `rejected` (some rows), `warned` or `passed`: the gravest that happened."""
+        words = {"stop": "stopped", "reject": "rejected", "warn": "warned"}
+        return words[self.failures[0].severity] if self.failures else "passed"
 
     @property
     def failures(self) -> list[RuleResult]:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 if TYPE_CHECKING:
+    from great_expectations.core import ExpectationValidationResult
     from great_expectations.datasource.fluent.interfaces import Batch
 
+MAX_EXAMPLES = 20
 _FORMAT = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
 
 
@@ -31,16 +33,24 @@ class Expectation:
         Name of a class in `great_expectations.expectations`.
     arguments : dict
         Its arguments.
+    definition : str, optional
+        Its name in `rules.RULES`, where that is another one.
     """
 
     rule: str
     kind: str
     arguments: dict[str, Any]
+    definition: str = ""
+
+    @property
+    def defined_as(self) -> str:
+        """The name of the rule in `rules.RULES`."""
+        return self.definition or self.rule
 
     @classmethod
-    def holds(cls, rule: str) -> Expectation:
+    def holds(cls, rule: str, definition: str = "") -> Expectation:
         """The boolean column of the same name is true in every row."""
-        return cls(rule, "ExpectColumnValuesToBeInSet", {"column": rule, "value_set": [True]})
+        return cls(rule, "ExpectColumnValuesToBeInSet", {"column": rule, "value_set": [True]}, definition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,12 @@ class BrokenSuite(RuntimeError):
     """An expectation could not be evaluated: a fault of the suite, not of the data."""
 
 
-def run_suite(name: str, frame: pl.DataFrame, expectations: Sequence[Expectation]) -> dict[str, Outcome]:
+def run_suite(
+    name: str,
+    frame: pl.DataFrame,
+    expectations: Sequence[Expectation],
+    kept: list[ExpectationValidationResult] | None = None,
+) -> dict[str, Outcome]:
     """Evaluate expectations on a frame.
 
     Parameters
@@ -67,6 +82,8 @@ def run_suite(name: str, frame: pl.DataFrame, expectations: Sequence[Expectation
         At least the columns that the expectations use; each other column only costs time.
     expectations : sequence of Expectation
         With distinct rule names.
+    kept : list, optional
+        Great Expectations' own results are appended to it, without all but the first failing rows.
 
     Returns
     -------
@@ -94,7 +111,16 @@ def run_suite(name: str, frame: pl.DataFrame, expectations: Sequence[Expectation
         found = result.result
         rows = sorted(int(row) for row in found.get("unexpected_index_list") or [])
         outcomes[rule] = Outcome(bool(result.success), rows, found.get("observed_value"))
+        if kept is not None:
+            kept.append(_shortened(result))
     return {each.rule: outcomes[each.rule] for each in expectations}
+
+
+def _shortened(result: ExpectationValidationResult) -> ExpectationValidationResult:
+    for name, value in result.result.items():
+        if isinstance(value, list):
+            result.result[name] = value[:MAX_EXAMPLES]
+    return result
 
 
 def _batch(frame: pl.DataFrame) -> Batch:

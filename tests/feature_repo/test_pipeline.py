@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -11,11 +12,14 @@ import pytest
 from config import Settings, get_settings
 from feature_repo import pipeline
 from feature_repo.__main__ import main
+from feature_repo.catalog import batch_views
 from feature_repo.locking import AnotherRunHolds, exclusive
 from feature_repo.orders.landing import SourceNotReady, Watermark, write_watermark
 from feature_repo.orders.schema import LANDING_SCHEMA, orders_table, quarantine_table
+from feature_repo.quality import features as quality
 from feature_repo.store import apply, feature_store
 from feature_repo.transforms.tables import feature_table
+from feature_repo.transforms.versions import DefinitionChanged
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import DAY, HOUR, Window, floor_hour
 from tests.conftest import free_port
@@ -223,3 +227,28 @@ def test_the_command_line_backfills_and_recomputes(settings: Settings, capsys: p
     assert main(["recompute", *bounds]) == 0
     assert feature_table(TRANSFORMS["zone_stats"], settings).content_hash() == before
     assert '"accepted"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("start", [None, START + DAY])
+def test_a_count_backfilled_later_may_be_null_before_it_began(start, settings, monkeypatch):
+    """Counts are never null, by their tag; the rows from before a feature existed are no breach of that."""
+    land(landed_versions(), settings)
+    with monkeypatch.context() as before:
+        whole = TRANSFORMS["zone_stats"]
+        fewer = {name: feature for name, feature in whole.features.items() if name != "order_count_1h"}
+        before.setitem(TRANSFORMS, "zone_stats", replace(whole, features=fewer))
+        before.setattr(quality, "batch_views", _views_without("order_count_1h"))
+        pipeline.backfill(WINDOW, settings, lambda _: None)
+    with pytest.raises(DefinitionChanged, match="new, not in the rows on disk"):
+        pipeline.backfill(WINDOW, settings, lambda _: None)
+    pipeline.backfill_features(["zone_stats.order_count_1h"], start, settings, lambda _: None)
+    rows = feature_table(TRANSFORMS["zone_stats"], settings).read()
+    begins = (start or START) + HOUR
+    assert rows.filter(pl.col("order_count_1h").is_null())["event_timestamp"].to_list() == [
+        at for at in rows["event_timestamp"] if at < begins
+    ]
+
+
+def _views_without(feature: str):
+    views = [replace(view, fields=tuple(one for one in view.fields if one.name != feature)) for view in batch_views()]
+    return lambda: views

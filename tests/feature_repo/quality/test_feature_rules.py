@@ -20,8 +20,9 @@ VIEW = ViewInfo(
     join_key="shop_id",
     ttl=timedelta(hours=26),
     fields=(
-        FieldInfo("count_7d", "Int64", "orders", 0, None),
-        FieldInfo("rate_7d", "Float64", "share", 0, 1),
+        FieldInfo("count_7d", "Int64", "orders", 0, None, max_null_share=0.0),
+        FieldInfo("count_1h", "Int64", "orders", 0, None, max_null_share=0.5, at_most="count_7d"),
+        FieldInfo("rate_7d", "Float64", "share", 0, 1, implies="kind"),
         FieldInfo("kind", "String", "category", None, None, "", ("new", "old")),
     ),
 )
@@ -39,6 +40,7 @@ def frame(count=1, **columns):
         "event_timestamp": [NOON + HOUR] * count,
         "created": [NOON + HOUR + minutes(10)] * count,
         "count_7d": [3] * count,
+        "count_1h": [1] * count,
         "rate_7d": [0.5] * count,
         "kind": ["new"] * count,
     }
@@ -79,6 +81,9 @@ def test_an_empty_frame_passes(settings):
         ("rate_7d_range", {"rate_7d": [1.01]}, "rate_7d=1.01"),
         ("count_7d_range", {"count_7d": [-1]}, "count_7d=-1"),
         ("kind_allowed", {"kind": ["odd"]}, "kind=odd"),
+        ("count_7d_null_share", {"count_7d": [None]}, "1 of 1 rows break it"),
+        ("count_1h_at_most", {"count_1h": [4]}, "count_7d=3, count_1h=4"),
+        ("rate_7d_implies", {"kind": [None]}, "rate_7d=0.5, kind=None"),
     ],
 )
 def test_a_row_outside_of_the_definition_stops_the_batch(settings, rule, columns, reason):
@@ -87,6 +92,27 @@ def test_a_row_outside_of_the_definition_stops_the_batch(settings, rule, columns
     assert found(report, rule).severity == "stop"
     assert not found(report, rule).passed
     assert reason in found(report, rule).reason
+
+
+def test_values_at_their_limits_and_missing_ones_pass(settings):
+    rows = frame(2, count_1h=[3, None], rate_7d=[None, 1.0], kind=[None, "old"])
+    report = validate_features("shop_stats", rows, WINDOW, settings)
+    assert report.failures == []
+    assert found(report, "count_1h_at_most").threshold == "at most count_7d"
+    assert found(report, "count_1h_null_share").threshold == "null in at most 0.5 of the rows"
+
+
+def test_a_feature_may_be_null_before_it_began(settings):
+    rows, begins = frame(2, count_7d=[None, 3]), {"count_7d": NOON + 2 * HOUR}
+    assert validate_features("shop_stats", rows, WINDOW, settings, begins).failures == []
+    begins = {"count_7d": NOON + HOUR}
+    assert validate_features("shop_stats", rows, WINDOW, settings, begins).failures != []
+
+
+def test_more_nulls_than_the_tag_allows_stop_the_batch(settings):
+    report = validate_features("shop_stats", frame(3, count_1h=[1, None, None]), WINDOW, settings)
+    assert [one.rule for one in report.failures] == ["count_1h_null_share"]
+    assert report.stopped
 
 
 def test_a_missing_event_time_stops_the_batch(settings):
@@ -131,7 +157,8 @@ def test_a_feature_that_vanishes_from_all_rows_stops_the_batch(settings):
     remember(settings, 7)
     report = validate_features("shop_stats", frame(20, rate_7d=[None] * 20), WINDOW, settings)
     assert report.stopped
-    assert found(report, "rate_7d_nulls").reason == (
+    assert not found(report, "rate_7d_gone").passed
+    assert found(report, "rate_7d_gone").reason == (
         "20 of 20 rows are null, 0.0% of those of these hours in the seven days before"
     )
 
