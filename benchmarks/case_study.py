@@ -1,0 +1,189 @@
+"""How good the delivery-time model is on a file of real orders, by rolling origins, through the ordinary pipeline.
+
+The file is ingested through its mapping, all its hours are computed, and the training set is built, as for any other
+orders. Then, five times, a model is trained on the first 50, 60, 70, 80 and 90 % of time and asked about the next 10 %.
+Of the rows that it may know, the last 15 % choose the candidate and the interval's width. The driver is unknown.
+
+make bench NAME=case_study ARGS="ORDERS MAPPING"
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.harness import compare
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+    from config import Settings
+    from training.split import Split
+
+PLACE = Path(tempfile.gettempdir()) / "delivery-eta-benchmark-case-study"
+ORIGINS = (0.5, 0.6, 0.7, 0.8, 0.9)
+HORIZON = 0.1
+VALIDATION_SHARE = 0.15
+DATASET = "dataset.txt"
+
+
+def prepare(orders: str, mapping: str) -> None:
+    """Ingest the file, compute its features and store the training set; where it is, is noted in `DATASET`."""
+    from feature_repo import pipeline
+    from feature_repo.orders import __main__ as ingest
+    from feature_repo.orders.landing import read_watermark
+    from feature_repo.store import apply
+    from feature_repo.window import Window, floor_hour
+    from training.dataset import build_dataset
+    from training.models import get_spec
+
+    settings = _settings()
+    if ingest.main([orders, mapping]):
+        sys.exit("the orders could not be brought in")
+    landed = read_watermark(settings)
+    assert landed is not None
+    span = Window(floor_hour(landed.started_at), floor_hour(landed.complete_until))
+    pipeline.backfill(span, settings, lambda text: print(f"  {text}", flush=True))
+    apply(settings)
+    dataset, _ = build_dataset(span.end, settings, get_spec("delivery_time"))
+    (PLACE / DATASET).write_text(str(dataset.directory))
+
+
+def ours(**_: Any) -> Mapping[str, Any]:
+    """The pipeline's own search and estimator, with all features of the service."""
+    from training.evaluate import evaluate
+    from training.models import get_spec
+    from training.train import fit, hide, labels, matrix
+
+    spec, dataset = get_spec("delivery_time"), _dataset()
+    errors, covered = [], []
+    for split in _folds():
+        model = fit(split, dataset, spec).model
+        interval = evaluate(model.predict, split, dataset, spec)["interval"]
+        residuals = labels(split.test, spec) - model.predict(
+            hide(matrix(split.test, dataset.inputs), dataset, spec, 1.0)
+        )
+        errors.append(abs(residuals))
+        covered.append((residuals >= interval["p10_offset"]) & (residuals <= interval["p90_offset"]))
+    return _told(errors) | {"in the 80 % interval": f"{_pooled(covered):.1%}"}
+
+
+def raw_columns(**_: Any) -> Mapping[str, Any]:
+    """scikit-learn's gradient boosting with default settings on order value, restaurant, hour and weekday."""
+    import numpy as np
+    import polars as pl
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.preprocessing import OrdinalEncoder
+
+    from training.models import get_spec
+    from training.train import labels
+
+    spec, errors = get_spec("delivery_time"), []
+    for split in _folds():
+        encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
+        encoder.fit(split.train.select("restaurant_id").to_numpy())
+
+        def inputs(rows: pl.DataFrame, encoder: OrdinalEncoder = encoder) -> np.ndarray:
+            placed = rows["placed_at"].dt
+            columns = [rows["order_value"].to_numpy(), placed.hour().to_numpy(), placed.weekday().to_numpy()]
+            return np.column_stack([*columns, encoder.transform(rows.select("restaurant_id").to_numpy())])
+
+        known = pl.concat([split.train, split.validation])
+        model = HistGradientBoostingRegressor(random_state=spec.seed).fit(inputs(known), labels(known, spec))
+        errors.append(abs(labels(split.test, spec) - model.predict(inputs(split.test))))
+    return _told(errors)
+
+
+def training_mean(**_: Any) -> Mapping[str, Any]:
+    """The mean of the rows that may be known."""
+    import numpy as np
+
+    from training.models import get_spec
+    from training.train import labels
+
+    spec, errors = get_spec("delivery_time"), []
+    for split in _folds():
+        mean = np.concatenate([labels(split.train, spec), labels(split.validation, spec)]).mean()
+        errors.append(abs(labels(split.test, spec) - mean))
+    return _told(errors)
+
+
+def _folds() -> list[Split]:
+    import polars as pl
+
+    from training.dataset import LABEL_KNOWN_AT
+    from training.models import get_spec
+    from training.split import Split
+
+    spec = get_spec("delivery_time")
+    rows = _dataset().rows().sort(spec.instant, spec.row_id)
+    instant = pl.col(spec.instant)
+    first, last = rows[spec.instant].min(), rows[spec.instant].max()
+    length = last - first
+    folds = []
+    for origin in ORIGINS:
+        begin, end = first + origin * length, first + (origin + HORIZON) * length
+        known = rows.filter(instant < begin, pl.col(LABEL_KNOWN_AT) <= begin)
+        middle = known[spec.instant][int((1 - VALIDATION_SHARE) * known.height)]
+        train = known.filter(instant < middle, pl.col(LABEL_KNOWN_AT) <= middle)
+        test = rows.filter(instant >= begin, instant < end if origin < ORIGINS[-1] else instant <= last)
+        folds.append(Split(train, known.filter(instant >= middle), test, middle, begin, {}))
+    return folds
+
+
+def _told(errors: list[np.ndarray]) -> dict[str, Any]:
+    folds = {f"fold {number}": f"{error.mean():.2f}" for number, error in enumerate(errors, start=1)}
+    return {"MAE, min": f"{_pooled(errors):.2f}", **folds, "rows": sum(map(len, errors))}
+
+
+def _pooled(parts: list[np.ndarray]) -> float:
+    import numpy as np
+
+    return float(np.concatenate(parts).mean())
+
+
+def _settings() -> Settings:
+    from config import get_settings
+
+    return get_settings()
+
+
+@lru_cache
+def _dataset() -> Any:
+    from training.dataset import load_dataset
+
+    return load_dataset(Path((PLACE / DATASET).read_text()))
+
+
+CONTENDERS = {"mean of the known rows": training_mean, "raw columns": raw_columns, "ours": ours}
+
+
+def main(arguments: list[str]) -> None:
+    """Measure on the orders and the mapping that are named in the arguments."""
+    if len(arguments) != 2:
+        sys.exit('case_study needs a file of orders and its mapping: make bench NAME=case_study ARGS="ORDERS MAPPING"')
+    os.environ["ETA_DATA_DIR"] = str(PLACE / "data")
+    shutil.rmtree(PLACE, ignore_errors=True)
+    try:
+        prepare(*arguments)
+        compare(
+            "case_study",
+            CONTENDERS,
+            {"five rolling origins": {}},
+            anchor="mean of the known rows",
+            packages=["scikit-learn", "feast", "polars"],
+            runs=1,
+        )
+    finally:
+        shutil.rmtree(PLACE, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
