@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,13 +57,31 @@ def prepare(orders: str, mapping: str) -> None:
     (PLACE / DATASET).write_text(str(dataset.directory))
 
 
-def ours(**_: Any) -> Mapping[str, Any]:
-    """The pipeline's own search and estimator, with all features of the service."""
+class Ours:
+    """The pipeline's own search and estimator, with all features of the service but those of one source.
+
+    Parameters
+    ----------
+    without : str
+        Beginning of the names of the inputs to leave out.
+    """
+
+    def __init__(self, without: str = "nothing") -> None:
+        self.without = without
+
+    def __call__(self, **_: Any) -> Mapping[str, Any]:
+        """Errors, and the share of outcomes inside of the interval."""
+        return _of_the_pipeline(self.without)
+
+
+def _of_the_pipeline(without: str) -> Mapping[str, Any]:
     from training.evaluate import evaluate
     from training.models import get_spec
     from training.train import fit, hide, labels, matrix
 
     spec, dataset = get_spec("delivery_time"), _dataset()
+    inputs = [item for item in dataset.description["inputs"] if not item["name"].startswith(without)]
+    dataset = replace(dataset, description={**dataset.description, "inputs": inputs})
     errors, covered = [], []
     for split in _folds():
         model = fit(split, dataset, spec).model
@@ -162,7 +181,15 @@ def _dataset() -> Any:
     return load_dataset(Path((PLACE / DATASET).read_text()))
 
 
-CONTENDERS = {"mean of the known rows": training_mean, "raw columns": raw_columns, "ours": ours}
+CONTENDERS = {
+    "mean of the known rows": training_mean,
+    "raw columns": raw_columns,
+    "ours": Ours(),
+    "without the restaurant's history": Ours("restaurant_stats"),
+    "without the customer's history": Ours("customer_stats"),
+    "without the zone's last hours": Ours("zone_stats"),
+    "without the time of day": Ours("request_features"),
+}
 
 
 def main(arguments: list[str]) -> None:

@@ -229,11 +229,17 @@ def materialize(window: Window, settings: Settings) -> Result:
 
 
 def audit_online(window: Window, settings: Settings) -> Result:
-    """Compare online values with the offline answer for a sample of entities."""
+    """Compare online values with the offline answer for a sample of entities.
+
+    When an old window is run again, Redis holds what later hours brought, and is compared as of the newest of them.
+    """
     from feature_repo.stores import audit
+    from feature_repo.transforms.coverage import read_coverage
 
     _require_redis(settings)
-    report: Result = audit.audit(window, settings).to_dict()
+    coverage = read_coverage(settings)
+    as_of = max(window.end, coverage.until) if coverage else window.end
+    report: Result = audit.audit(as_of, settings).to_dict()
     return report
 
 

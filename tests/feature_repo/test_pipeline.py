@@ -97,6 +97,18 @@ def test_a_backfill_and_an_hour_bring_orders_online(settings: Settings):
     assert values["order_value_to_restaurant_mean"] == 1.5
 
 
+def test_an_old_hour_can_be_run_again(settings: Settings):
+    land(landed_versions(), settings)
+    apply(settings)
+    pipeline.backfill(Window(START, END - 2 * HOUR), settings, lambda _: None)
+    old, new = Window(END - 2 * HOUR, END - HOUR), Window(END - HOUR, END)
+    for window in (old, new, old):
+        audit = pipeline.run_window(window, settings, lambda _: None)["audit"]
+        assert audit["passed"], (window, audit)
+        assert audit["compared"] > 0
+    assert audit["as_of"] == END.isoformat()
+
+
 def test_a_refused_batch_is_kept_and_changes_nothing_else(settings: Settings):
     land(landed_versions().with_columns(order_value=pl.lit(-1.0)), settings)
     with pytest.raises(
