@@ -112,6 +112,7 @@ BREAKERS: dict[str, Breaker] = {
     "placed_at_not_null": one_order(placed_at=None, updated_at=NOON + minutes(40)),
     "status_not_null": one_order(status=None),
     "updated_at_not_null": one_order(updated_at=None, arrived_at=NOON + minutes(30)),
+    "blank_id": one_order(driver_id=" "),
     "status": one_order(status="lost"),
     "known_in_window": one_order(arrived_at=NOON + 2 * HOUR),
     "placed_in_future": one_order(placed_at=NOON + minutes(50), updated_at=NOON + minutes(45)),
