@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -174,15 +175,33 @@ def _late_from(span: Window, window: Window, settings: Settings) -> datetime:
 
 
 def _read_days(span: Window, settings: Settings) -> pl.DataFrame:
-    frames = [
-        _place(_conform(path), day)
+    files = [
+        (path, day)
         for day in span.days()
         for path in sorted((settings.landing_orders / f"day={day:%Y-%m-%d}").glob("*.parquet"))
         if not path.name.startswith(".")
     ]
-    if not frames:
+    if not files:
         return pl.DataFrame(schema={**LANDING_SCHEMA, **REFUSAL_SCHEMA, "known_at": TIMESTAMP})
-    return pl.concat(frames).collect()
+    frames = [_place(_conform(path), day) for path, day in files]
+    try:
+        return pl.concat(frames).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _unreadable(_damaged_file([path for path, _ in files]), error) from error
+
+
+def _damaged_file(paths: Sequence[Path]) -> Path | str:
+    """The first file whose rows cannot be read, although its schema can."""
+    for path in paths:
+        try:
+            pl.read_parquet(path, hive_partitioning=False)
+        except (pl.exceptions.PolarsError, OSError):
+            return path
+    return f"one of {', '.join(str(path) for path in paths)}"
+
+
+def _unreadable(path: Path | str, error: Exception) -> LandingError:
+    return LandingError(f"{path} cannot be read ({error}): write it again, or take it out of the folder")
 
 
 def _conform(path: Path) -> pl.LazyFrame:
@@ -190,7 +209,7 @@ def _conform(path: Path) -> pl.LazyFrame:
     try:
         found = pl.read_parquet_schema(path)
     except (pl.exceptions.ComputeError, OSError) as error:
-        raise LandingError(f"{path} cannot be read ({error}): write it again, or take it out of the folder") from error
+        raise _unreadable(path, error) from error
     unknown = sorted(set(found) - set(_FILE_SCHEMA))
     if unknown:
         raise LandingError(

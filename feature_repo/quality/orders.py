@@ -40,6 +40,7 @@ from feature_repo.window import DAY, Window, floor_hour
 logger = logging.getLogger(__name__)
 
 SUITE = "orders"
+ID_COLUMNS = tuple(name for name in ORDER_SCHEMA if name.endswith("_id"))
 VERSION_KEY = ("order_id", "updated_at")
 
 MAX_DELIVERY_MINUTES = 24 * 60
@@ -174,6 +175,12 @@ def row_rules(window: Window, settings: Settings) -> list[RowRule]:
     """The rules on one row by itself, in the order in which a rejected row is given its rule."""
     return [
         *(_not_null(column) for column in REQUIRED_COLUMNS),
+        _rule(
+            "blank_id",
+            pl.all_horizontal((pl.col(name).str.strip_chars() != "").fill_null(True) for name in ID_COLUMNS),
+            "no empty text",
+            pl.format("one of {} is an empty text; an unknown one is null", pl.lit(", ".join(ID_COLUMNS))),
+        ),
         RowRule(
             Expectation("status", "ExpectColumnValuesToBeInSet", {"column": "status", "value_set": list(STATUSES)}),
             f"one of {', '.join(STATUSES)}",

@@ -75,6 +75,7 @@ _RULES = (
     _row("placed_at_not_null", "`placed_at` is there"),
     _row("status_not_null", "`status` is there"),
     _row("updated_at_not_null", "`updated_at` is there"),
+    _row("blank_id", "no id is an empty text: what is unknown is null"),
     _row("status", "`status` is one of the five"),
     _row("known_in_window", "the version belongs to the run's hours"),
     _row("placed_in_future", "`placed_at` is not after the version became known"),

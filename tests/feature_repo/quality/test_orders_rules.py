@@ -42,6 +42,7 @@ BROKEN = {
     "placed_at_not_null": ({"placed_at": None, "updated_at": NOON + minutes(40)}, "placed_at is null"),
     "status_not_null": ({"status": None}, "status is null"),
     "updated_at_not_null": ({"updated_at": None, "arrived_at": NOON + minutes(30)}, "updated_at is null"),
+    "blank_id": ({"driver_id": " "}, "is an empty text; an unknown one is null"),
     "status": ({"status": "lost"}, "status lost is none of placed, accepted"),
     "known_in_window": ({"arrived_at": NOON + 2 * HOUR}, "known at 2026-05-04 14:00:00, outside of the window [2026"),
     "placed_in_future": (
