@@ -56,10 +56,11 @@ def _models(options: argparse.Namespace, settings: Settings) -> int:
     if not versions:
         print(f"{options.model} has no versions yet: train one (make train)")
     for version in versions:
-        tags = version.tags
+        tags, metric = version.tags, version.tags.get("primary_metric", "mae")
         print(
             f"{version.version:>4}  {', '.join(version.aliases) or '-':<20} as of {tags.get('as_of', '?')}  "
-            f"validation {tags.get('validation_mae', '?')}  test {tags.get('test_mae', '?')}  run {version.run_id}"
+            f"{metric}: validation {tags.get(f'validation_{metric}', '?')}, test {tags.get(f'test_{metric}', '?')}  "
+            f"run {version.run_id}"
         )
     for move in registry.history():
         print(f"      {_sentence(move)}")
@@ -89,11 +90,12 @@ def _lineage(options: argparse.Namespace, settings: Settings) -> int:
 
 def _summary(story: dict[str, Any], unit: str) -> str:
     lines = [f"{story['model']} as of {story['as_of']}: {story['status']}"]
-    lines += [f"  {failure}" for failure in story["validation"]["failures"]]
+    lines += [f"  {text}" for text in (*story["validation"]["failures"], *story["validation"]["notes"])]
     if "evaluation" in story:
         metrics, baselines = story["evaluation"]["metrics"], story["evaluation"]["baselines"]
-        lines += [f"  test error {metrics['test_mae']:.2f} {unit}, validation {metrics['validation_mae']:.2f}"]
-        lines += [f"  baseline {name}: test {values['test_mae']:.2f}" for name, values in baselines.items()]
+        test, validation = (f"{part}_{story['evaluation']['primary']}" for part in ("test", "validation"))
+        lines += [f"  test error {metrics[test]:.2f} {unit}, validation {metrics[validation]:.2f}"]
+        lines += [f"  baseline {name}: test {values[test]:.2f}" for name, values in baselines.items()]
         lines += [gates_table(story["evaluation"]["gates"])]
     if "registration" in story:
         made = story["registration"]

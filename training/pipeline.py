@@ -21,6 +21,7 @@ from feature_repo.window import as_utc
 from training import dataset as datasets
 from training import evaluate as evaluation_of
 from training.bundle import verify_bundle, write_bundle
+from training.checks import check_dataset
 from training.comparison import FEWEST_ROWS, paired_bootstrap
 from training.dataset import Dataset
 from training.errors import BundleMismatch, DatasetError, GatesNotPassed, TrainingError
@@ -73,13 +74,15 @@ def build_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[
 
 
 def validate_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
-    """Check the training set: see `training.dataset.check_dataset`. The verdict is kept beside the rows."""
+    """Check the training set: see `training.checks.check_dataset`. The verdict is kept beside the rows."""
     dataset = noted_dataset(as_of, settings, spec)
-    verdict = datasets.check_dataset(dataset, spec)
+    verdict = check_dataset(dataset, spec)
     write_json(dataset.directory / "validation.json", verdict)
     for failure in verdict["failures"]:
         LOGGER.error("data set %s: %s", dataset.hash[:12], failure)
-    return {name: verdict[name] for name in ("stopped", "failures", "absent_in_source", "rows")}
+    for note in verdict["notes"]:
+        LOGGER.info("data set %s: %s", dataset.hash[:12], note)
+    return {name: verdict[name] for name in ("stopped", "failures", "notes", "absent_in_source", "rows")}
 
 
 def train(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress = LOGGER.info) -> dict[str, Any]:
@@ -192,15 +195,32 @@ def reject(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, An
     dict
         `run_id`, `reasons`, `champion` (version or None).
     """
+    return _refuse(as_of, settings, spec, "rejected")
+
+
+def decline(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    """Note on the candidate's run that a person did not want it, although it passed its gates. The champion stays.
+
+    Returns
+    -------
+    dict
+        `run_id`, `reasons`, `champion` (version or None).
+    """
+    return _refuse(as_of, settings, spec, "declined", ["declined by a person, or not answered in time"])
+
+
+def _refuse(
+    as_of: datetime, settings: Settings, spec: ModelSpec, decision: str, reasons: list[str] | None = None
+) -> dict[str, Any]:
     dataset = noted_dataset(as_of, settings, spec)
     candidate = _candidate(dataset, spec)
     evaluation = read_json(_candidate_directory(dataset, spec) / EVALUATION)
-    reasons = _failed(evaluation)
+    reasons = reasons or _failed(evaluation)
     registry = ModelRegistry(settings, spec.name)
-    registry.set_run_tags(candidate["run_id"], {"decision": "rejected", "reasons": "; ".join(reasons)[:5000]})
+    registry.set_run_tags(candidate["run_id"], {"decision": decision, "reasons": "; ".join(reasons)[:5000]})
     registry.end_run(candidate["run_id"])
     for reason in reasons:
-        LOGGER.warning("%s rejected: %s", spec.name, reason)
+        LOGGER.warning("%s %s: %s", spec.name, decision, reason)
     return {"run_id": candidate["run_id"], "reasons": reasons, "champion": evaluation["champion"]}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from training.files import canonical_hash
@@ -129,6 +129,9 @@ class ModelSpec:
         A feature that predicts the label by itself: the naive baseline beside the mean of the training rows.
     kind : str
         `regression` or `classification`: a key of `training.tasks.TASKS`.
+    label_horizon : timedelta
+        How long every label takes to be decided: the parts of a split are at least so far apart. Zero for labels
+        that are known sooner or later, row by row.
     seed : int
     """
 
@@ -151,6 +154,7 @@ class ModelSpec:
     window_days: int = 90
     seed: int = 20260101
     kind: str = "regression"
+    label_horizon: timedelta = timedelta()
     owner: str = field(default="delivery-eta", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -187,5 +191,6 @@ class ModelSpec:
     def fingerprint(self) -> str:
         """SHA-256 of all that training depends on; not of the gates, which decide afterwards, nor of the code."""
         content = asdict(replace(self, gates=(), slices=(), fairness=()))
+        content["label_horizon"] = self.label_horizon.total_seconds()
         content["population"] = f"{self.population.__module__}.{getattr(self.population, '__name__', '')}"
         return canonical_hash(content)

@@ -231,6 +231,17 @@ def test_a_worse_candidate_does_not_replace_the_champion(candidate, settings, sp
     assert champion(settings) == "1"
 
 
+def test_a_version_that_a_person_declines_is_not_registered_and_says_so(candidate, settings, spec):
+    import mlflow
+
+    assert candidate()["passed"]
+    declined = pipeline.decline(AS_OF, settings, spec)
+    assert declined["reasons"] == ["declined by a person, or not answered in time"]
+    run = mlflow.MlflowClient(settings.mlflow_tracking_uri).get_run(declined["run_id"])
+    assert (run.data.tags["decision"], run.info.status) == ("declined", "FINISHED")
+    assert champion(settings) is None
+
+
 def test_a_better_candidate_replaces_the_champion_and_remembers_it(candidate, settings, spec):
     lazy = replace(spec, candidates=(STUMP,))
     lazy = lazy.with_thresholds({"beats_baseline": 9.0})
