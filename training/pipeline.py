@@ -219,6 +219,7 @@ def _refuse(
     registry = ModelRegistry(settings, spec.name)
     registry.set_run_tags(candidate["run_id"], {"decision": decision, "reasons": "; ".join(reasons)[:5000]})
     registry.end_run(candidate["run_id"])
+    registry.log_rejection(as_utc(as_of), WHO, f"run {candidate['run_id']} {decision}: {'; '.join(reasons)}")
     for reason in reasons:
         LOGGER.warning("%s %s: %s", spec.name, decision, reason)
     return {"run_id": candidate["run_id"], "reasons": reasons, "champion": evaluation["champion"]}

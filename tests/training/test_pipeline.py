@@ -181,6 +181,9 @@ def test_a_model_made_to_fail_a_gate_is_rejected_with_the_reason(candidate, sett
     assert any(text.startswith(gate) for text in rejected["reasons"])
     assert champion(settings) is None
     assert ModelRegistry(settings, "delivery_time").versions() == []
+    (line,) = ModelRegistry(settings, "delivery_time").log_path.read_text().splitlines()
+    assert json.loads(line)["action"] == "reject"
+    assert f"{gate}: " in json.loads(line)["why"]
 
 
 def test_an_overfitted_model_fails_the_gap(candidate, spec):

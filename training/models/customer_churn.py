@@ -107,7 +107,9 @@ SPEC = ModelSpec(
     ),
     slices=(
         SliceSpec("one order in 30 days", where="customer_stats__order_count_30d = 1", maximum=0.8),
+        SliceSpec("customer", by="customer_stats__segment", maximum=0.8),
         SliceSpec("zone", by="zone_id", maximum=0.8),
     ),
+    # Not between segments: how often somebody orders is what tells whether they will, so their errors must differ.
     fairness=(SliceSpec("zone", by="zone_id"),),
 )
