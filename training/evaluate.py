@@ -141,7 +141,7 @@ def _slice(scored: pl.DataFrame, part: SliceSpec, smallest: int, spec: ModelSpec
                 "note": f"fewer than {smallest} rows" if few else "",
             }
     except pl.exceptions.ColumnNotFoundError as missing:
-        note = f"no column {missing}".splitlines()[0]
+        note = f"no column {str(missing).split(';')[0].rpartition('column ')[2]}"
         nothing = {"rows": None, spec.task.primary: None, "standard_error": None}
         yield {"slice": part.name, **nothing, "maximum": part.maximum, "note": note}
 

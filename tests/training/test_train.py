@@ -103,7 +103,7 @@ def test_slices_are_measured_and_what_cannot_be_is_listed(split, dataset, spec, 
     assert [row["slice"] for row in found] == ["peak", "zone z0", "zone z1", "zone z2", "zone z3", "far", "rain"]
     assert all(row["mae"] > 0 for row in found[:5])
     assert sum(row["rows"] for row in found[1:5]) == split.validation.height
-    assert [row["note"][:20] for row in found[5:]] == ["fewer than 50 rows", "no column unable to "[:20]]
+    assert [row["note"][:20] for row in found[5:]] == ["fewer than 50 rows", 'no column "rain"']
 
 
 def test_a_bundle_holds_what_serving_needs(split, dataset, spec, fitted, tmp_path):
