@@ -4,7 +4,10 @@ PY := .venv/bin/python
 STACK := $(PY) -m stack
 # Start the servers that a command needs if they do not run yet, and stop afterwards those that this started.
 WITH_REDIS := $(STACK) exec --with redis --
+WITH_MLFLOW := $(STACK) exec --with mlflow --
 WITH_BOTH := $(STACK) exec --with redis,mlflow --
+FOR_MODEL = $(if $(MODEL),--model "$(MODEL)")
+BECAUSE = $(if $(WHY),--why "$(WHY)")
 
 export DO_NOT_TRACK := 1
 export FEAST_USAGE := False
@@ -13,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock run test lint format up down status ingest apply materialize backfill train score drift serve \
-	bench airflow feast clean
+	models lineage promote rollback challenge reject bench airflow feast clean
 
 # A prerequisite `needs.NAME` stops with a message, before anything else is done, unless the variable is given.
 needs.%:
@@ -57,8 +60,8 @@ backfill: needs.START needs.END setup ## Compute the features of a span of hours
 materialize: needs.START needs.END setup ## Copy the feature rows of a span of time into Redis: START= END=
 	@$(WITH_REDIS) $(PY) -m feature_repo materialize "$(START)" "$(END)"
 
-train: setup ## Train, evaluate, gate and register a model: AS_OF= (default: the last full hour)
-	@$(WITH_BOTH) $(PY) -m training run $(if $(AS_OF),--as-of "$(AS_OF)")
+train: setup ## Train, evaluate, gate and register: MODEL= (delivery_time) AS_OF= (default: the last full hour)
+	@$(WITH_BOTH) $(PY) -m training run $(FOR_MODEL) $(if $(AS_OF),--as-of "$(AS_OF)")
 
 serve: setup ## The prediction API in the foreground, at ETA_SERVING_PORT (8000)
 	@$(WITH_BOTH) $(PY) -m serving
@@ -74,6 +77,25 @@ airflow: needs.ARGS setup ## Airflow's own command line on this installation: AR
 
 feast: needs.ARGS setup ## Feast's own command line on this installation: ARGS="feature-views list"
 	@$(WITH_REDIS) .venv/bin/feast -c feature_repo $(ARGS)
+
+##@ Versions of a model (MODEL=delivery_time unless given)
+models: setup ## The versions, their aliases and errors, and every decision about them
+	@$(WITH_MLFLOW) $(PY) -m training models $(FOR_MODEL)
+
+lineage: needs.VERSION setup ## What a version was made of, down to the order files: VERSION=
+	@$(WITH_MLFLOW) $(PY) -m training lineage "$(VERSION)" $(FOR_MODEL)
+
+promote: needs.VERSION setup ## Make a version the champion: VERSION= WHY="..."
+	@$(WITH_MLFLOW) $(PY) -m training promote "$(VERSION)" $(FOR_MODEL) $(BECAUSE)
+
+rollback: setup ## Make the champion's predecessor the champion again: WHY="..."
+	@$(WITH_MLFLOW) $(PY) -m training rollback $(FOR_MODEL) $(BECAUSE)
+
+challenge: needs.VERSION setup ## Make a version the challenger, which answers nobody: VERSION= WHY="..."
+	@$(WITH_MLFLOW) $(PY) -m training challenge "$(VERSION)" $(FOR_MODEL) $(BECAUSE)
+
+reject: needs.VERSION setup ## Take a version out, no rollback goes back to it: VERSION= WHY="..."
+	@$(WITH_MLFLOW) $(PY) -m training reject "$(VERSION)" $(FOR_MODEL) $(BECAUSE)
 
 ##@ Work on the code
 lint: setup ## Check style and types; writes nothing

@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     # Training: gate thresholds other than the model's own, since what error is good depends on the noise of a market.
     # JSON, by model and gate: ETA_GATE_THRESHOLDS='{"delivery_time": {"validation_mae": 13}}'
     gate_thresholds: dict[str, dict[str, float]] = Field(default_factory=dict)
+    # A person is asked in Airflow before a version that passed its gates becomes the champion.
+    training_approval: bool = False
 
     # Serving.
     api_key: SecretStr = SecretStr(DEVELOPMENT_API_KEY)

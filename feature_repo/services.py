@@ -29,7 +29,12 @@ delivery_time_v1 = FeatureService(
 
 customer_churn_v1 = FeatureService(
     name="customer_churn_v1",
-    features=[customer_stats],
+    # The lifetime sums are left out as above; the segment is a word, so no input, but parts of the rows are told by it.
+    features=[
+        customer_stats[
+            ["order_count_30d", "order_value_sum_30d", "order_value_mean_30d", "days_since_last_order", "segment"]
+        ]
+    ],
     description="Inputs of a model that predicts whether a customer stays away.",
     tags={"owner": "marketplace-data", "model": "customer_churn"},
 )

@@ -1,8 +1,9 @@
 """`python -m training`: train a model, and look after its versions.
 
 run [--as-of INSTANT] [--threshold GATE=VALUE]   build, check, train, evaluate, register or reject
-models                                           the registered versions and what moved the champion
+models                                           the registered versions and the decisions about them
 promote VERSION | rollback                       move the champion
+challenge VERSION | reject VERSION               make it the challenger; take it out
 lineage VERSION                                  what a version was made of
 """
 
@@ -21,7 +22,7 @@ from feature_repo.window import as_utc, floor_hour
 from training.errors import TrainingError
 from training.lineage import render_tree
 from training.models import get_spec, specs
-from training.registry import ModelRegistry, Promotion
+from training.registry import ModelRegistry, Move
 from training.report import gates_table
 
 FAILED, REJECTED, STOPPED = 1, 3, 4
@@ -56,10 +57,11 @@ def _models(options: argparse.Namespace, settings: Settings) -> int:
     if not versions:
         print(f"{options.model} has no versions yet: train one (make train)")
     for version in versions:
-        tags = version.tags
+        tags, metric = version.tags, version.tags.get("primary_metric", "mae")
         print(
             f"{version.version:>4}  {', '.join(version.aliases) or '-':<20} as of {tags.get('as_of', '?')}  "
-            f"validation {tags.get('validation_mae', '?')}  test {tags.get('test_mae', '?')}  run {version.run_id}"
+            f"{metric}: validation {tags.get(f'validation_{metric}', '?')}, test {tags.get(f'test_{metric}', '?')}  "
+            f"run {version.run_id}"
         )
     for move in registry.history():
         print(f"      {_sentence(move)}")
@@ -80,6 +82,20 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _challenge(options: argparse.Namespace, settings: Settings) -> int:
+    registry = ModelRegistry(settings, options.model)
+    registry.check()
+    print(_sentence(registry.challenge(options.version, datetime.now(UTC), getpass.getuser(), options.why)))
+    return 0
+
+
+def _reject(options: argparse.Namespace, settings: Settings) -> int:
+    registry = ModelRegistry(settings, options.model)
+    registry.check()
+    print(_sentence(registry.reject(options.version, datetime.now(UTC), getpass.getuser(), options.why)))
+    return 0
+
+
 def _lineage(options: argparse.Namespace, settings: Settings) -> int:
     registry = ModelRegistry(settings, options.model)
     registry.check()
@@ -89,11 +105,12 @@ def _lineage(options: argparse.Namespace, settings: Settings) -> int:
 
 def _summary(story: dict[str, Any], unit: str) -> str:
     lines = [f"{story['model']} as of {story['as_of']}: {story['status']}"]
-    lines += [f"  {failure}" for failure in story["validation"]["failures"]]
+    lines += [f"  {text}" for text in (*story["validation"]["failures"], *story["validation"]["notes"])]
     if "evaluation" in story:
         metrics, baselines = story["evaluation"]["metrics"], story["evaluation"]["baselines"]
-        lines += [f"  test error {metrics['test_mae']:.2f} {unit}, validation {metrics['validation_mae']:.2f}"]
-        lines += [f"  baseline {name}: test {values['test_mae']:.2f}" for name, values in baselines.items()]
+        test, validation = (f"{part}_{story['evaluation']['primary']}" for part in ("test", "validation"))
+        lines += [f"  test error {metrics[test]:.2f} {unit}, validation {metrics[validation]:.2f}"]
+        lines += [f"  baseline {name}: test {values[test]:.2f}" for name, values in baselines.items()]
         lines += [gates_table(story["evaluation"]["gates"])]
     if "registration" in story:
         made = story["registration"]
@@ -102,10 +119,11 @@ def _summary(story: dict[str, Any], unit: str) -> str:
     return "\n".join([*lines, f"  seconds: {story['seconds']}"])
 
 
-def _sentence(move: Promotion) -> str:
+def _sentence(move: Move) -> str:
     if move.before == move.after:
-        return f"version {move.after} is the champion already"
-    return f"{move.at}  {move.action}: version {move.before or 'none'} -> {move.after}, by {move.who} ({move.why})"
+        return f"version {move.after} is the {'challenger' if move.action == 'challenge' else 'champion'} already"
+    versions = f"version {move.before or 'none'} -> {move.after or 'none'}"
+    return f"{move.at}  {move.action}: {versions}, by {move.who} ({move.why})"
 
 
 def _threshold(text: str) -> tuple[str, float]:
@@ -132,7 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     promote = command("promote", _promote, "make a version the champion")
     promote.add_argument("version")
     rollback = command("rollback", _rollback, "make the champion's predecessor the champion again")
-    for moving in (promote, rollback):
+    challenge = command("challenge", _challenge, "make a version the challenger, which answers nobody")
+    challenge.add_argument("version")
+    reject = command("reject", _reject, "take a version out: no rollback goes back to it")
+    reject.add_argument("version")
+    for moving in (promote, rollback, challenge, reject):
         moving.add_argument("--why", default="by hand", help="kept in the history")
     command("lineage", _lineage, "what a version was made of").add_argument("version")
     return parser

@@ -80,13 +80,22 @@ def _content(
         "request_function_version": source["request_function_version"],
         "dataset_hash": dataset.hash,
         "seed": spec.seed,
-        "baseline_minutes": evaluation["baseline"],
+        "task": spec.kind,
+        "trained_until": evaluation["test_start"],
+        "baseline": evaluation["baseline"],
+        **({"baseline_minutes": evaluation["baseline"]} if spec.unit == "minutes" else {}),
         "metrics": evaluation["metrics"],
         "views": source["views"],
         "inputs": [_input(item, seen[:, place]) for place, item in enumerate(source["inputs"])],
-        "interval": {name: evaluation["interval"][name] for name in ("p10_offset", "p90_offset")},
+        **_interval(evaluation),
         "self_test": _self_test(model, split, dataset, spec),
     }
+
+
+def _interval(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """A probability has no interval, so its bundle has none."""
+    interval = evaluation["interval"]
+    return {"interval": {name: interval[name] for name in ("p10_offset", "p90_offset")}} if interval else {}
 
 
 def _input(item: Mapping[str, Any], values: Vector | Matrix) -> dict[str, Any]:

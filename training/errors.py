@@ -10,6 +10,7 @@ TrainingError
 └── RegistryError
     ├── RegistryUnavailable MLflow does not answer
     ├── UnknownVersion      no such version of the model
+    ├── VersionInUse        what is asked for cannot be done to the champion
     ├── ChampionMoved       somebody else promoted in the meantime
     └── NothingToRollBack   the champion has no predecessor
 """
@@ -55,6 +56,10 @@ class RegistryUnavailable(RegistryError):
 
 class UnknownVersion(RegistryError):
     """No such version of the model."""
+
+
+class VersionInUse(RegistryError):
+    """What is asked for cannot be done to the champion."""
 
 
 class ChampionMoved(RegistryError):

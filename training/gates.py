@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from training.comparison import PairedDifference
 from training.spec import GateSpec
+
+NOMINAL_COVERAGE = 0.80
+"""Of the interval between the 10th and the 90th percentile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +42,28 @@ class GateResult:
 
 @dataclass(frozen=True, slots=True)
 class ChampionEvidence:
-    """How the present champion did on the candidate's validation rows.
+    """How the candidate did beside the present champion, on test rows that neither was trained on.
 
     Parameters
     ----------
     version : str
-    validation_mae : float or None
-        None if it could not be scored.
+    difference : PairedDifference or None
+        Loss of the candidate minus loss of the champion. None if they could not be compared.
+    candidate_error, champion_error : float or None
+        Their primary metric on these rows.
+    left_out : int
+        Test rows that do not count because the champion was trained on orders of that time.
     problem : str
-        Why it could not be scored, and what to do.
+        Why they could not be compared, and what to do.
     note : str
         What a reader should know about the comparison.
     """
 
     version: str
-    validation_mae: float | None
+    difference: PairedDifference | None
+    candidate_error: float | None = None
+    champion_error: float | None = None
+    left_out: int = 0
     problem: str = ""
     note: str = ""
 
@@ -66,13 +77,23 @@ class Evidence:
     metrics : mapping
         `train_mae`, `validation_mae`, ... of the candidate, in the label's unit.
     baselines : mapping
-        Name of a naive baseline -> its mean absolute error on the validation rows.
+        Name of a naive baseline -> its primary metric on the validation rows.
     champion : ChampionEvidence or None
         None if the model has no champion.
     onnx_difference : float
         Largest difference between the estimator and its ONNX form, over the validation rows.
     unit : str
-        Of the label.
+        Of the primary metric.
+    primary : str
+        The primary metric's name.
+    slices, groups : sequence of mappings
+        `slice`, `rows`, the primary metric by its name, `maximum`, `note`: see `training.evaluate`.
+    interval : mapping or None
+        `test_coverage` of the prediction interval, `rows` of both parts; None if the model has no interval.
+    model_bytes : int or None
+        Size of the ONNX form.
+    row_microseconds : float or None
+        Median time of a single-row prediction.
     """
 
     metrics: Mapping[str, float]
@@ -80,6 +101,16 @@ class Evidence:
     champion: ChampionEvidence | None
     onnx_difference: float
     unit: str = "minutes"
+    primary: str = "mae"
+    slices: Sequence[Mapping[str, Any]] = ()
+    groups: Sequence[Mapping[str, Any]] = ()
+    interval: Mapping[str, Any] | None = None
+    model_bytes: int | None = None
+    row_microseconds: float | None = None
+
+    def error(self, part: str) -> float:
+        """The candidate's primary metric on a part, NaN if it was not measured."""
+        return self.metrics.get(f"{part}_{self.primary}", math.nan)
 
 
 def decide(evidence: Evidence, specs: Iterable[GateSpec]) -> list[GateResult]:
@@ -98,13 +129,34 @@ def validation_mae(evidence: Evidence, threshold: float) -> GateResult:
     return GateResult("validation_mae", error, threshold, passed, reason)
 
 
+def validation_roc_auc(evidence: Evidence, threshold: float) -> GateResult:
+    """Area under the ROC curve on the validation rows, at least the threshold (0.5 = no better than a coin)."""
+    area = evidence.metrics.get("validation_roc_auc", math.nan)
+    passed = area >= threshold
+    reason = (
+        f"of two validation rows, one positive, the model ranks them rightly with probability {area:.3f}, "
+        f"{'at least' if passed else 'below'} {threshold:g}"
+    )
+    return GateResult("validation_roc_auc", area, threshold, passed, reason)
+
+
+def calibration_error(evidence: Evidence, threshold: float) -> GateResult:
+    """Expected calibration error on the validation rows, at most the threshold (a difference of probabilities)."""
+    error = evidence.metrics.get("validation_ece", math.nan)
+    passed = error <= threshold
+    reason = (
+        f"predicted probabilities and observed shares are {error:.3f} apart on validation rows, "
+        f"{'at most' if passed else 'above'} {threshold:g}"
+    )
+    return GateResult("calibration_error", error, threshold, passed, reason)
+
+
 def train_validation_gap(evidence: Evidence, threshold: float) -> GateResult:
-    """Distance between the train and the validation error, at most the threshold, in the label's unit.
+    """Distance between the train and the validation error, at most the threshold, in the primary metric's unit.
 
     Either sign: a validation error far below the training error means a leak, or another kind of rows.
     """
-    train = evidence.metrics.get("train_mae", math.nan)
-    validation = evidence.metrics.get("validation_mae", math.nan)
+    train, validation = evidence.error("train"), evidence.error("validation")
     gap = abs(validation - train)
     meaning = "overfitting, or a world that has changed" if validation > train else "a leak, or easier rows"
     reason = f"train {train:.2f}, validation {validation:.2f} {evidence.unit}: {gap:.2f} apart"
@@ -116,7 +168,7 @@ def train_validation_gap(evidence: Evidence, threshold: float) -> GateResult:
 
 def beats_baseline(evidence: Evidence, threshold: float) -> GateResult:
     """Validation error divided by the best naive baseline's, below the threshold (1 = as good as the baseline)."""
-    error = evidence.metrics.get("validation_mae", math.nan)
+    error = evidence.error("validation")
     if not evidence.baselines:
         return GateResult("beats_baseline", None, threshold, False, "no baseline was measured")
     name, baseline = min(evidence.baselines.items(), key=lambda item: item[1])
@@ -130,21 +182,108 @@ def beats_baseline(evidence: Evidence, threshold: float) -> GateResult:
 
 
 def no_worse_than_champion(evidence: Evidence, threshold: float) -> GateResult:
-    """Validation error minus the champion's on the same rows, at most the threshold, in the label's unit."""
+    """Upper end of the 95 % interval of the error minus the champion's, at most the threshold, in the metric's unit.
+
+    So a candidate passes if it is shown to lose no more than the threshold, and not merely because too few rows show
+    that it does.
+    """
     name, champion = "no_worse_than_champion", evidence.champion
     if champion is None:
         return GateResult(name, None, threshold, True, "no champion yet")
-    if champion.validation_mae is None:
+    difference = champion.difference
+    if difference is None:
         reason = f"champion version {champion.version} could not be compared: {champion.problem}"
         return GateResult(name, None, threshold, False, reason)
-    error = evidence.metrics.get("validation_mae", math.nan)
-    difference = error - champion.validation_mae
-    passed = difference <= threshold
-    reason = (
-        f"on the same rows: candidate {error:.2f}, champion version {champion.version} {champion.validation_mae:.2f} "
-        f"{evidence.unit}: {'no worse' if passed else 'worse'}{champion.note and f'; {champion.note}'}"
+    passed = difference.high <= threshold
+    rows = f"on the same {difference.rows} test rows ({difference.blocks} blocks of one {difference.block}"
+    rows += (
+        f", {champion.left_out} more left out, the champion was trained on their time)" if champion.left_out else ")"
     )
-    return GateResult(name, difference, threshold, passed, reason)
+    reason = (
+        f"{rows}: candidate {champion.candidate_error:.3f}, champion version {champion.version} "
+        f"{champion.champion_error:.3f} {evidence.unit}, difference {difference.mean:+.3f} "
+        f"[{difference.low:+.3f}, {difference.high:+.3f}]: {_compared(difference, threshold)}"
+        f"{champion.note and f'; {champion.note}'}"
+    )
+    return GateResult(name, difference.high, threshold, passed, reason)
+
+
+def slices(evidence: Evidence, threshold: float) -> GateResult:
+    """Largest error of a slice divided by the slice's own maximum, at most the threshold (1 = the spec's maxima)."""
+    limited = [row for row in evidence.slices if row.get("maximum") is not None]
+    judged = {
+        row["slice"]: row[evidence.primary] / row["maximum"] for row in limited if row[evidence.primary] is not None
+    }
+    unjudged = [f"{row['slice']} ({row['note']})" for row in limited if row["slice"] not in judged]
+    aside = f"; not judged: {', '.join(unjudged)}" if unjudged else ""
+    if not judged:
+        return GateResult("slices", None, threshold, True, f"no slice to judge{aside}")
+    bad = {name: ratio for name, ratio in judged.items() if not ratio <= threshold}
+    worst = max(judged, key=lambda name: judged[name])
+    told = _slice_texts(limited, sorted(bad, key=lambda name: -bad[name]) or [worst], threshold, evidence)
+    head = "too large an error on" if bad else f"all {len(judged)} within their bounds, nearest is"
+    return GateResult("slices", judged[worst], threshold, not bad, f"{head} {', '.join(told)}{aside}")
+
+
+def fairness(evidence: Evidence, threshold: float) -> GateResult:
+    """Largest gap between the errors of two groups of a kind, beyond noise, over the error of all, at most that share.
+
+    Noise is two standard errors of the gap.
+    """
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in evidence.groups:
+        if row[evidence.primary] is not None:
+            kinds.setdefault(row["kind"], []).append(row)
+    small = [f"{row['slice']} ({row['note']})" for row in evidence.groups if row[evidence.primary] is None]
+    aside = f"; left out: {', '.join(small)}" if small else ""
+    gaps = [_gap(rows, evidence.primary) for rows in kinds.values() if len(rows) > 1]
+    if not gaps:
+        return GateResult("fairness", None, threshold, True, f"no two groups to compare{aside}")
+    beyond, worst, best = max(gaps, key=lambda gap: gap[0])
+    observed = beyond / evidence.error("validation")
+    passed = observed <= threshold
+    reason = (
+        f"{worst['slice']} {worst[evidence.primary]:.2f}, {best['slice']} {best[evidence.primary]:.2f} "
+        f"{evidence.unit}: beyond noise {observed:.0%} of the error of all apart, "
+        f"{'at most' if passed else 'more than'} {threshold:.0%}{aside}"
+    )
+    return GateResult("fairness", observed, threshold, passed, reason)
+
+
+def interval_coverage(evidence: Evidence, threshold: float) -> GateResult:
+    """Distance of the interval's coverage of the test rows from 80 %, beyond noise, at most the threshold.
+
+    Noise is two standard errors: of the coverage of so many test rows by offsets from so many validation rows.
+    """
+    name, interval = "interval_coverage", evidence.interval
+    if interval is None:
+        return GateResult(name, None, threshold, False, "the model has no prediction interval")
+    coverage, rows = interval["test_coverage"], interval["rows"]
+    spread = NOMINAL_COVERAGE * (1 - NOMINAL_COVERAGE)
+    noise = 2 * math.sqrt(spread / rows["test"] + spread / rows["validation"])
+    beyond = max(0.0, abs(coverage - NOMINAL_COVERAGE) - noise)
+    passed = beyond <= threshold
+    reason = (
+        f"the 80 % interval holds {coverage:.1%} of {rows['test']} test rows, {'within' if passed else 'outside of'} "
+        f"{NOMINAL_COVERAGE - threshold:.0%} to {NOMINAL_COVERAGE + threshold:.0%}, give or take {noise:.1%} of noise"
+    )
+    return GateResult(name, beyond, threshold, passed, reason)
+
+
+def model_bytes(evidence: Evidence, threshold: float) -> GateResult:
+    """Bytes of the ONNX form, at most the threshold: serving holds it in each of its processes."""
+    observed = math.nan if evidence.model_bytes is None else float(evidence.model_bytes)
+    passed = observed <= threshold
+    reason = f"the model has {observed:,.0f} bytes, {'at most' if passed else 'more than'} {threshold:,.0f}"
+    return GateResult("model_bytes", observed, threshold, passed, reason)
+
+
+def row_microseconds(evidence: Evidence, threshold: float) -> GateResult:
+    """Median time of a single-row ONNX prediction, at most the threshold, in microseconds."""
+    observed = math.nan if evidence.row_microseconds is None else evidence.row_microseconds
+    passed = observed <= threshold
+    reason = f"one row takes {observed:,.0f} µs (median), {'at most' if passed else 'more than'} {threshold:,.0f}"
+    return GateResult("row_microseconds", observed, threshold, passed, reason)
 
 
 def onnx_matches(evidence: Evidence, threshold: float) -> GateResult:
@@ -160,8 +299,44 @@ def onnx_matches(evidence: Evidence, threshold: float) -> GateResult:
 
 GATES: dict[str, Callable[[Evidence, float], GateResult]] = {
     gate.__name__: gate
-    for gate in (validation_mae, train_validation_gap, beats_baseline, no_worse_than_champion, onnx_matches)
+    for gate in (
+        validation_mae,
+        validation_roc_auc,
+        calibration_error,
+        train_validation_gap,
+        beats_baseline,
+        no_worse_than_champion,
+        slices,
+        fairness,
+        interval_coverage,
+        model_bytes,
+        row_microseconds,
+        onnx_matches,
+    )
 }
+
+
+def _compared(difference: PairedDifference, threshold: float) -> str:
+    if difference.high <= threshold:
+        return "better" if difference.high < 0 else "no worse"
+    return "worse" if difference.low > 0 else f"not shown to lose at most {threshold:g}"
+
+
+def _gap(rows: Sequence[Mapping[str, Any]], primary: str) -> tuple[float, Mapping[str, Any], Mapping[str, Any]]:
+    worst, best = max(rows, key=lambda row: row[primary]), min(rows, key=lambda row: row[primary])
+    noise = 2 * math.hypot(worst["standard_error"], best["standard_error"])
+    return max(0.0, worst[primary] - best[primary] - noise), worst, best
+
+
+def _slice_texts(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], threshold: float, evidence: Evidence
+) -> list[str]:
+    found = {row["slice"]: row for row in rows}
+    return [
+        f"{name} ({found[name][evidence.primary]:.2f} {evidence.unit}, at most "
+        f"{found[name]['maximum'] * threshold:.2f}, {found[name]['rows']} rows)"
+        for name in names
+    ]
 
 
 def _closed(result: GateResult) -> GateResult:

@@ -21,6 +21,8 @@ from feature_repo.window import as_utc
 from training import dataset as datasets
 from training import evaluate as evaluation_of
 from training.bundle import verify_bundle, write_bundle
+from training.checks import check_dataset
+from training.comparison import FEWEST_ROWS, paired_bootstrap
 from training.dataset import Dataset
 from training.errors import BundleMismatch, DatasetError, GatesNotPassed, TrainingError
 from training.export import OnnxModel, to_onnx
@@ -72,13 +74,15 @@ def build_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[
 
 
 def validate_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
-    """Check the training set: see `training.dataset.check_dataset`. The verdict is kept beside the rows."""
+    """Check the training set: see `training.checks.check_dataset`. The verdict is kept beside the rows."""
     dataset = noted_dataset(as_of, settings, spec)
-    verdict = datasets.check_dataset(dataset, spec)
+    verdict = check_dataset(dataset, spec)
     write_json(dataset.directory / "validation.json", verdict)
     for failure in verdict["failures"]:
         LOGGER.error("data set %s: %s", dataset.hash[:12], failure)
-    return {name: verdict[name] for name in ("stopped", "failures", "absent_in_source", "rows")}
+    for note in verdict["notes"]:
+        LOGGER.info("data set %s: %s", dataset.hash[:12], note)
+    return {name: verdict[name] for name in ("stopped", "failures", "notes", "absent_in_source", "rows")}
 
 
 def train(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress = LOGGER.info) -> dict[str, Any]:
@@ -117,15 +121,24 @@ def evaluate(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, 
     candidate = _candidate(dataset, spec)
     registry = ModelRegistry(settings, spec.name)
     split = split_by_time(dataset.rows(), spec)
-    model = OnnxModel((_candidate_directory(dataset, spec) / ONNX).read_bytes())
+    content = (_candidate_directory(dataset, spec) / ONNX).read_bytes()
+    model = OnnxModel(content)
     evaluation = evaluation_of.evaluate(model.predict, split, dataset, spec)
     champion = registry.champion()
     evidence = Evidence(
         metrics=evaluation["metrics"],
-        baselines={name: metrics["validation_mae"] for name, metrics in evaluation["baselines"].items()},
-        champion=score_champion(champion, registry, split, dataset, settings, spec) if champion else None,
+        baselines={
+            name: metrics[f"validation_{spec.task.primary}"] for name, metrics in evaluation["baselines"].items()
+        },
+        champion=compare_champion(champion, model, registry, split, dataset, settings, spec) if champion else None,
         onnx_difference=candidate["onnx_difference"],
         unit=spec.unit,
+        primary=spec.task.primary,
+        slices=evaluation["slices"],
+        groups=evaluation["groups"],
+        interval=evaluation["interval"] and evaluation["interval"] | {"rows": evaluation["rows"]},
+        model_bytes=len(content),
+        row_microseconds=evaluation_of.row_microseconds(model, matrix(split.test, dataset.inputs)),
     )
     gates = decide(evidence, spec.gates)
     evaluation |= {
@@ -182,15 +195,33 @@ def reject(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, An
     dict
         `run_id`, `reasons`, `champion` (version or None).
     """
+    return _refuse(as_of, settings, spec, "rejected")
+
+
+def decline(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    """Note on the candidate's run that a person did not want it, although it passed its gates. The champion stays.
+
+    Returns
+    -------
+    dict
+        `run_id`, `reasons`, `champion` (version or None).
+    """
+    return _refuse(as_of, settings, spec, "declined", ["declined by a person, or not answered in time"])
+
+
+def _refuse(
+    as_of: datetime, settings: Settings, spec: ModelSpec, decision: str, reasons: list[str] | None = None
+) -> dict[str, Any]:
     dataset = noted_dataset(as_of, settings, spec)
     candidate = _candidate(dataset, spec)
     evaluation = read_json(_candidate_directory(dataset, spec) / EVALUATION)
-    reasons = _failed(evaluation)
+    reasons = reasons or _failed(evaluation)
     registry = ModelRegistry(settings, spec.name)
-    registry.set_run_tags(candidate["run_id"], {"decision": "rejected", "reasons": "; ".join(reasons)[:5000]})
+    registry.set_run_tags(candidate["run_id"], {"decision": decision, "reasons": "; ".join(reasons)[:5000]})
     registry.end_run(candidate["run_id"])
+    registry.log_rejection(as_utc(as_of), WHO, f"run {candidate['run_id']} {decision}: {'; '.join(reasons)}")
     for reason in reasons:
-        LOGGER.warning("%s rejected: %s", spec.name, reason)
+        LOGGER.warning("%s %s: %s", spec.name, decision, reason)
     return {"run_id": candidate["run_id"], "reasons": reasons, "champion": evaluation["champion"]}
 
 
@@ -246,26 +277,53 @@ def note_dataset(as_of: datetime, settings: Settings, spec: ModelSpec, dataset: 
     write_json(_note_path(as_of, settings, spec), {"dataset": dataset.hash})
 
 
-def score_champion(
-    champion: Version, registry: ModelRegistry, split: Split, dataset: Dataset, settings: Settings, spec: ModelSpec
+def compare_champion(
+    champion: Version,
+    candidate: OnnxModel,
+    registry: ModelRegistry,
+    split: Split,
+    dataset: Dataset,
+    settings: Settings,
+    spec: ModelSpec,
 ) -> ChampionEvidence:
-    """The champion's error on the candidate's validation rows, its inputs taken by name."""
+    """Candidate and champion on the test rows that the champion was not trained on; inputs taken by name."""
     advice = f"promote a version that can be (python -m training promote VERSION --model {spec.name}), or retire it"
+
+    def problem(text: str) -> ChampionEvidence:
+        return ChampionEvidence(champion.version, None, problem=text)
+
     try:
         bundle = registry.fetch_bundle(champion, settings.datasets / "bundles")
         content = verify_bundle(bundle)
         model = OnnxModel((bundle / ONNX).read_bytes())
+        # A version from before bundles said it counts as trained on all that was known when it was made.
+        until = datetime.fromisoformat(content.get("trained_until", content["version_created_as_of"]))
     except (BundleMismatch, OSError, ValueError, KeyError) as error:
-        return ChampionEvidence(champion.version, None, f"its bundle is damaged ({error}); {advice}")
+        return problem(f"its bundle is damaged ({error}); {advice}")
     names = [str(item["name"]) for item in content["inputs"]]
-    missing = [name for name in names if name not in split.validation.columns]
+    missing = [name for name in names if name not in split.test.columns]
     if missing:
-        problem = f"the data set lacks its inputs {missing}; bring these features back, {advice}"
-        return ChampionEvidence(champion.version, None, problem)
-    rows = _without_hidden(split.validation, dataset, spec)
-    mae = evaluation_of.error_metrics(model.predict(matrix(rows, names)), labels(rows, spec))["mae"]
+        return problem(f"the data set lacks its inputs {missing}; bring these features back, {advice}")
+    rows = _without_hidden(split.test.filter(pl.col(spec.instant) >= until), dataset, spec)
+    if rows.height < FEWEST_ROWS:
+        return problem(
+            f"it was trained on rows until {until.isoformat()}, which leaves {rows.height} test rows that are new to "
+            f"both, at least {FEWEST_ROWS} are needed; train as of a later instant"
+        )
+    actual = labels(rows, spec)
+    losses = [
+        spec.task.losses(of.predict(matrix(rows, inputs)), actual)
+        for of, inputs in ((candidate, dataset.inputs), (model, names))
+    ]
     same = content["definitions_hash"] == dataset.description["definitions_hash"]
-    return ChampionEvidence(champion.version, mae, note="" if same else "its features were defined otherwise")
+    return ChampionEvidence(
+        champion.version,
+        paired_bootstrap(losses[0] - losses[1], rows[spec.instant], spec.seed),
+        candidate_error=float(losses[0].mean()),
+        champion_error=float(losses[1].mean()),
+        left_out=split.test.height - rows.height,
+        note="" if same else "its features were defined otherwise",
+    )
 
 
 def _train(
@@ -293,7 +351,7 @@ def _export(fitted: Fitted, split: Split, dataset: Dataset, spec: ModelSpec, dir
     content = to_onnx(fitted.model, len(dataset.inputs))
     full = matrix(split.validation, dataset.inputs)
     differences = [
-        abs(fitted.model.predict(values) - OnnxModel(content).predict(values)).max()
+        abs(spec.task.predict(fitted.model, values) - OnnxModel(content).predict(values)).max()
         for values in (full, hide(full, dataset, spec, 1.0))
     ]
     (directory / ONNX).write_bytes(content)
@@ -324,9 +382,9 @@ def _log_evaluation(
         f"baseline_{name}_{key}": value
         for name, metrics in evaluation["baselines"].items()
         for key, value in metrics.items()
-        if key.endswith("_mae")
+        if key.endswith(f"_{spec.task.primary}")
     }
-    interval = {f"interval_{name}": value for name, value in evaluation["interval"].items()}
+    interval = {f"interval_{name}": value for name, value in (evaluation["interval"] or {}).items()}
     registry.log_metrics(run_id, {**evaluation["metrics"], **baselines, **interval}, as_utc(as_of))
     for name in ("report.md", "gates.json", EVALUATION):
         registry.log_files(run_id, directory / name)
@@ -341,7 +399,8 @@ def _create_version(
         split = split_by_time(dataset.rows(), spec)
         write_bundle(temporary, (directory / ONNX).read_bytes(), evaluation, split, dataset, spec)
     registry.log_files(candidate["run_id"], directory / SERVING, SERVING)
-    metrics = {name: f"{evaluation['metrics'][name]:.4f}" for name in ("validation_mae", "test_mae")}
+    named = [f"{part}_{spec.task.primary}" for part in ("validation", "test")]
+    metrics = {name: f"{evaluation['metrics'][name]:.4f}" for name in named} | {"primary_metric": spec.task.primary}
     tags = lineage_tags(dataset.description, candidate["key"]) | metrics
     return registry.create_version(candidate["run_id"], tags, [GateResult(**gate) for gate in evaluation["gates"]])
 

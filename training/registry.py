@@ -1,7 +1,8 @@
 """Experiments and versions in MLflow: the only module that talks to it.
 
 A version becomes visible by its alias, and the alias moves last, so that whatever fails before leaves the champion as
-it was. Every move of an alias is kept as a numbered tag of the registered model, since MLflow keeps no history of them.
+it was. Every move of an alias is kept as a numbered tag of the registered model, since MLflow keeps no history of them,
+and as a line of a log that is only ever appended to.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
-from training.errors import ChampionMoved, NothingToRollBack, RegistryUnavailable, UnknownVersion
+from training.errors import ChampionMoved, NothingToRollBack, RegistryUnavailable, UnknownVersion, VersionInUse
 from training.files import new_directory, read_json
 from training.gates import GateResult
 
@@ -39,6 +40,8 @@ SERVING = "serving"
 PROMOTION_TAG = "promotion."
 REGISTERED_TAG = "registered"
 """Set on a version when its promotion is complete; a version without it is the remains of a killed run."""
+REJECTED_TAG = "rejected"
+"""Set on a version that a rollback must pass by."""
 TRUSTED_TYPES = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 
 CLIENT_ENVIRONMENT = {
@@ -65,17 +68,17 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Promotion:
-    """One move of the alias `champion`.
+class Move:
+    """One decision about a version.
 
     Parameters
     ----------
     number : int
         Counts from 1.
     action : str
-        `promote` or `rollback`.
+        `promote` and `rollback` move the alias `champion`, `challenge` moves `challenger`, `reject` takes one out.
     before, after : str or None
-        Versions; None for no champion.
+        Who had the alias and who has it then; None for nobody. Of a rejection, the version and None.
     at : str
         ISO instant.
     who, why : str
@@ -84,7 +87,7 @@ class Promotion:
     number: int
     action: str
     before: str | None
-    after: str
+    after: str | None
     at: str
     who: str
     why: str
@@ -269,18 +272,18 @@ class ModelRegistry:
 
     # Aliases.
 
-    def history(self) -> list[Promotion]:
-        """All moves of the alias `champion`, oldest first."""
+    def history(self) -> list[Move]:
+        """All decisions about versions, oldest first."""
         with self._talking():
             registered = self._registered()
         tags = dict(registered.tags) if registered else {}
         moves = [(int(key.removeprefix(PROMOTION_TAG)), value) for key, value in tags.items() if _is_move(key)]
-        return [Promotion(number, **json.loads(value)) for number, value in sorted(moves)]
+        return [Move(number, **json.loads(value)) for number, value in sorted(moves)]
 
-    def promote(
-        self, number: str, at: datetime, who: str, why: str, expected: str | EllipsisType | None = ...
-    ) -> Promotion:
+    def promote(self, number: str, at: datetime, who: str, why: str, expected: str | EllipsisType | None = ...) -> Move:
         """Make a version the champion; the champion before it loses the alias and stays registered.
+
+        A rejection of the version is lifted by it.
 
         Parameters
         ----------
@@ -298,10 +301,51 @@ class ModelRegistry:
             The champion is another one than expected.
         """
         with self.locked():
-            return self._move("promote", self.version(number), at, who, why, expected)
+            return self.promote_locked(self.version(number), at, who, why, expected)
 
-    def rollback(self, at: datetime, who: str, why: str) -> Promotion:
+    def challenge(self, number: str, at: datetime, who: str, why: str) -> Move:
+        """Make a version the challenger, which is compared with the champion and answers nobody.
+
+        Raises
+        ------
+        UnknownVersion
+        VersionInUse
+            It is the champion.
+        """
+        with self.locked():
+            version = self._not_champion(number, "cannot challenge itself")
+            before = self._holder(CHALLENGER)
+            if before == number:
+                return Move(0, "challenge", number, number, at.isoformat(), who, why)
+            move = self._record("challenge", before, number, at, who, why)
+            with self._talking():
+                self._client.set_registered_model_alias(self.model, CHALLENGER, version.version)
+            self._log(move)
+            return move
+
+    def reject(self, number: str, at: datetime, who: str, why: str) -> Move:
+        """Take a version out: it loses the alias `challenger`, and a rollback passes it by.
+
+        Raises
+        ------
+        UnknownVersion
+        VersionInUse
+            It is the champion.
+        """
+        with self.locked():
+            version = self._not_champion(number, "serves now: roll back or promote another one first")
+            move = self._record("reject", number, None, at, who, why)
+            with self._talking():
+                self._client.set_model_version_tag(self.model, number, REJECTED_TAG, f"{move.at} by {who}: {why}")
+                if CHALLENGER in version.aliases:
+                    self._client.delete_registered_model_alias(self.model, CHALLENGER)
+            self._log(move)
+            return move
+
+    def rollback(self, at: datetime, who: str, why: str) -> Move:
         """Make the champion's predecessor the champion again; once more goes one further back.
+
+        Versions that were rejected or deleted are passed by.
 
         Raises
         ------
@@ -312,13 +356,7 @@ class ModelRegistry:
             current = self.champion()
             if current is None:
                 raise NothingToRollBack(f"{self.model} has no champion: train one, or promote a version")
-            promotions = [move for move in self.history() if move.action == "promote" and move.after == current.version]
-            if not promotions or promotions[-1].before is None:
-                raise NothingToRollBack(
-                    f"{self.model} version {current.version} is the first champion: there is none to go back to. "
-                    "`python -m training models` lists the versions, `promote VERSION` takes one"
-                )
-            return self._move("rollback", self.version(promotions[-1].before), at, who, why, current.version)
+            return self._move("rollback", self._predecessor(current), at, who, why, current.version)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -328,35 +366,84 @@ class ModelRegistry:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def promote_locked(self, version: Version, at: datetime, who: str, why: str, expected: str | None) -> Promotion:
+    def promote_locked(
+        self, version: Version, at: datetime, who: str, why: str, expected: str | EllipsisType | None
+    ) -> Move:
         """`promote` for a caller that holds the lock already."""
         return self._move("promote", version, at, who, why, expected)
 
+    def log_rejection(self, at: datetime, who: str, why: str) -> None:
+        """Note in the log that a candidate did not become a version."""
+        self._log(Move(0, "reject", None, None, at.isoformat(), who, why))
+
+    @property
+    def log_path(self) -> Path:
+        """The append-only log: one JSON object a line."""
+        return self.settings.data_dir / "registry" / f"{self.model}.jsonl"
+
     def _move(
         self, action: str, version: Version, at: datetime, who: str, why: str, expected: str | EllipsisType | None
-    ) -> Promotion:
-        current = self.champion()
-        before = current.version if current else None
+    ) -> Move:
+        before = self._holder(CHAMPION)
         if expected is not ... and before != expected:
             raise ChampionMoved(
                 f"{self.model}: the champion is version {before or 'none'}, not {expected or 'none'} as expected: "
                 "somebody else moved it in the meantime. Look at `python -m training models` and decide again"
             )
-        past = self.history()
-        move = Promotion(len(past) + 1, action, before, version.version, at.isoformat(), who, why)
-        record = {key: value for key, value in asdict(move).items() if key != "number"}
         if before == version.version:
-            return move
+            return Move(0, action, before, before, at.isoformat(), who, why)
+        move = self._record(action, before, version.version, at, who, why)
         with self._talking():
-            self._client.set_registered_model_tag(self.model, f"{PROMOTION_TAG}{move.number:04d}", json.dumps(record))
+            if REJECTED_TAG in version.tags:
+                self._client.delete_model_version_tag(self.model, version.version, REJECTED_TAG)
             tags = {REGISTERED_TAG: "true", "champion_since": move.at, "previous_champion": before or ""}
             for key, value in tags.items():
                 self._client.set_model_version_tag(self.model, version.version, key, value)
             if CHALLENGER in version.aliases:
                 self._client.delete_registered_model_alias(self.model, CHALLENGER)
             self._client.set_registered_model_alias(self.model, CHAMPION, version.version)
-        LOGGER.info("%s %s: version %s -> %s by %s (%s)", self.model, action, before, version.version, who, why)
+        self._log(move)
         return move
+
+    def _record(self, action: str, before: str | None, after: str | None, at: datetime, who: str, why: str) -> Move:
+        move = Move(len(self.history()) + 1, action, before, after, at.isoformat(), who, why)
+        record = {key: value for key, value in asdict(move).items() if key != "number"}
+        with self._talking():
+            self._client.set_registered_model_tag(self.model, f"{PROMOTION_TAG}{move.number:04d}", json.dumps(record))
+        return move
+
+    def _log(self, move: Move) -> None:
+        LOGGER.info(
+            "%s %s: version %s -> %s by %s (%s)", self.model, move.action, move.before, move.after, move.who, move.why
+        )
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"model": self.model} | asdict(move)) + "\n")
+
+    def _holder(self, alias: str) -> str | None:
+        with self._talking():
+            return self._aliases().get(alias)
+
+    def _not_champion(self, number: str, why_not: str) -> Version:
+        version = self.version(number)
+        if CHAMPION in version.aliases:
+            raise VersionInUse(f"{self.model} version {number} is the champion, it {why_not}")
+        return version
+
+    def _predecessor(self, current: Version) -> Version:
+        """Whom the promotions of the champion and of its predecessors name, the nearest that is still good."""
+        usable = {version.version: version for version in self.versions() if REJECTED_TAG not in version.tags}
+        promotions = {move.after: move.before for move in self.history() if move.action == "promote"}
+        seen, number = {current.version}, promotions.get(current.version)
+        while number is not None and number not in seen:
+            if number in usable:
+                return usable[number]
+            seen.add(number)
+            number = promotions.get(number)
+        raise NothingToRollBack(
+            f"{self.model} version {current.version} has no predecessor to go back to: it is the first champion, or "
+            "those before it were rejected. `python -m training models` lists the versions, `promote VERSION` takes one"
+        )
 
     # MLflow itself.
 

@@ -24,45 +24,61 @@ def report(evaluation: Mapping[str, Any], title: str, unit: str) -> str:
         What `training.evaluate.evaluate` returned, with `gates`.
     title : str
     unit : str
-        Of the label.
+        Of the primary metric.
     """
-    interval = evaluation["interval"]
+    primary = evaluation["primary"]
     parts = [
         f"# {title}",
-        f"Errors in {unit}. `mae` mean absolute error, `rmse` root mean squared error, `p90` its 90th percentile.",
+        f"The primary metric is `{primary}`, in {unit}.",
         _metrics_table(evaluation),
-        *_known_lines(evaluation["metrics"], unit),
-        f"The 80 % interval (prediction {interval['p10_offset']:+.2f} to {interval['p90_offset']:+.2f} {unit}) covers "
-        f"{interval['test_coverage']:.1%} of the test rows.",
+        *_known_lines(evaluation["metrics"], primary, unit),
+        *_interval_lines(evaluation["interval"], unit),
         f"Left out between the parts, because their label was not known in time: {evaluation['gap']}.",
         "## Gates",
         gates_table(evaluation["gates"]),
         "## Parts of the validation rows",
-        _table(
-            ["part", "rows", "mae", ""],
-            [[row["slice"], str(row["rows"]), _number(row["mae"]), row["note"]] for row in evaluation["slices"]],
-        ),
+        _parts_table([*evaluation["slices"], *evaluation["groups"]], primary),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _metrics_table(evaluation: Mapping[str, Any]) -> str:
     named = {"model": evaluation["metrics"], **evaluation["baselines"]}
-    header = ["", *(f"{part} {kind}" for part in evaluation["rows"] for kind in ("mae", "rmse", "p90"))]
-    keys = [f"{part}_{kind}" for part in evaluation["rows"] for kind in ("mae", "rmse", "p90")]
-    rows = [[name, *(_number(metrics.get(key)) for key in keys)] for name, metrics in named.items()]
-    return _table(
-        header,
-        [["rows", *(f"{count}" if n == 0 else "" for count in evaluation["rows"].values() for n in range(3))], *rows],
-    )
-
-
-def _known_lines(metrics: Mapping[str, float], unit: str) -> list[str]:
-    return [
-        f"With the {name.partition('_mae_with_')[2]} known: {name.partition('_mae_with_')[0]} mae {value:.2f} {unit}."
-        for name, value in metrics.items()
-        if "_mae_with_" in name
+    kinds = [
+        key.removeprefix("test_") for key in evaluation["metrics"] if key.startswith("test_") and "_with_" not in key
     ]
+    parts = evaluation["rows"]
+    rows = [
+        [name, kind, *(_number(metrics.get(f"{part}_{kind}")) for part in parts)]
+        for name, metrics in named.items()
+        for kind in kinds
+    ]
+    return _table(["", "metric", *(f"{part} ({count} rows)" for part, count in parts.items())], rows)
+
+
+def _known_lines(metrics: Mapping[str, float], primary: str, unit: str) -> list[str]:
+    middle = f"_{primary}_with_"
+    return [
+        f"With the {name.partition(middle)[2]} known: {name.partition(middle)[0]} {primary} {value:.2f} {unit}."
+        for name, value in metrics.items()
+        if middle in name
+    ]
+
+
+def _interval_lines(interval: Mapping[str, float] | None, unit: str) -> list[str]:
+    if interval is None:
+        return []
+    return [
+        f"The 80 % interval (prediction {interval['p10_offset']:+.2f} to {interval['p90_offset']:+.2f} {unit}) covers "
+        f"{interval['test_coverage']:.1%} of the test rows."
+    ]
+
+
+def _parts_table(rows: Iterable[Mapping[str, Any]], primary: str) -> str:
+    listed = [
+        [row["slice"], str(row["rows"]), _number(row[primary]), _number(row["maximum"]), row["note"]] for row in rows
+    ]
+    return _table(["part", "rows", primary, "at most", ""], listed)
 
 
 def _verdict(gate: Mapping[str, Any]) -> str:

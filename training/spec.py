@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from training.files import canonical_hash
+from training.tasks import TASKS, Task
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,7 +44,10 @@ class GateSpec:
 
 @dataclass(frozen=True, slots=True)
 class SliceSpec:
-    """A part of the rows whose error is reported on its own: `where` a SQL condition holds, or `by` a column's values.
+    """A part of the rows whose error is reported on its own: `where` a SQL condition holds, or `by` the values
+    of a SQL expression, such as a column.
+
+    `maximum` is the largest error that the gate `slices` allows on it, in the unit of the task's primary metric.
 
     Raises
     ------
@@ -54,6 +58,7 @@ class SliceSpec:
     name: str
     where: str | None = None
     by: str | None = None
+    maximum: float | None = None
 
     def __post_init__(self) -> None:
         if (self.where is None) == (self.by is None):
@@ -117,9 +122,16 @@ class ModelSpec:
         Arguments of each candidate; the one with the smallest validation error is taken.
     gates : sequence of GateSpec
     slices : sequence of SliceSpec
+    fairness : sequence of SliceSpec
+        Kinds of groups between which the error must not differ much: see the gate `fairness`.
     hidden : HiddenEntity or None
     baseline_feature : str or None
         A feature that predicts the label by itself: the naive baseline beside the mean of the training rows.
+    kind : str
+        `regression` or `classification`: a key of `training.tasks.TASKS`.
+    label_horizon : timedelta
+        How long every label takes to be decided: the parts of a split are at least so far apart. Zero for labels
+        that are known sooner or later, row by row.
     seed : int
     """
 
@@ -136,10 +148,13 @@ class ModelSpec:
     candidates: tuple[Mapping[str, Any], ...]
     gates: tuple[GateSpec, ...]
     slices: tuple[SliceSpec, ...] = ()
+    fairness: tuple[SliceSpec, ...] = ()
     hidden: HiddenEntity | None = None
     baseline_feature: str | None = None
     window_days: int = 90
     seed: int = 20260101
+    kind: str = "regression"
+    label_horizon: timedelta = timedelta()
     owner: str = field(default="delivery-eta", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -148,8 +163,15 @@ class ModelSpec:
         unknown = [gate.name for gate in self.gates if gate.name not in GATES]
         if unknown:
             raise ValueError(f"model {self.name!r}: no such gates: {unknown}. There are {sorted(GATES)}")
+        if self.kind not in TASKS:
+            raise ValueError(f"model {self.name!r}: no such kind: {self.kind!r}. There are {sorted(TASKS)}")
         if not self.candidates:
             raise ValueError(f"model {self.name!r}: give at least one candidate, `({{}},)` for the shared parameters")
+
+    @property
+    def task(self) -> Task:
+        """What kind of answer it gives."""
+        return TASKS[self.kind]
 
     def with_thresholds(self, thresholds: Mapping[str, float]) -> ModelSpec:
         """The same model with other thresholds of some gates, for a source whose noise is another.
@@ -168,6 +190,7 @@ class ModelSpec:
 
     def fingerprint(self) -> str:
         """SHA-256 of all that training depends on; not of the gates, which decide afterwards, nor of the code."""
-        content = asdict(replace(self, gates=(), slices=()))
+        content = asdict(replace(self, gates=(), slices=(), fairness=()))
+        content["label_horizon"] = self.label_horizon.total_seconds()
         content["population"] = f"{self.population.__module__}.{getattr(self.population, '__name__', '')}"
         return canonical_hash(content)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import polars as pl
 
+from feature_repo.window import DAY
 from training.dataset import LABEL_KNOWN_AT
 from training.errors import DatasetError
 from training.spec import ModelSpec
@@ -37,6 +38,9 @@ class Split:
 def split_by_time(rows: pl.DataFrame, spec: ModelSpec) -> Split:
     """The first 70 % of the rows by prediction instant, the next 15 %, the last 15 %; equal instants stay together.
 
+    Where every label takes long to be decided (`label_horizon`), the shares are of the time that is left when the two
+    gaps are taken off.
+
     Raises
     ------
     DatasetError
@@ -45,9 +49,7 @@ def split_by_time(rows: pl.DataFrame, spec: ModelSpec) -> Split:
     ordered = rows.sort(spec.instant, spec.row_id)
     if ordered.height < 3:
         raise DatasetError(f"{spec.name}: {ordered.height} rows cannot be split into train, validation and test")
-    instants, height = ordered[spec.instant], ordered.height
-    validation_start = instants[int(TRAIN_SHARE * height)]
-    test_start = instants[int((TRAIN_SHARE + VALIDATION_SHARE) * height)]
+    validation_start, test_start = _starts(ordered, spec)
     instant = pl.col(spec.instant)
     train = ordered.filter(instant < validation_start)
     validation = ordered.filter(instant >= validation_start, instant < test_start)
@@ -66,6 +68,24 @@ def split_by_time(rows: pl.DataFrame, spec: ModelSpec) -> Split:
             f"because their label was not known in time: {split.gap}): the history is too short"
         )
     return split
+
+
+def _starts(ordered: pl.DataFrame, spec: ModelSpec) -> tuple[datetime, datetime]:
+    instants, height = ordered[spec.instant], ordered.height
+    if not spec.label_horizon:
+        return instants[int(TRAIN_SHARE * height)], instants[int((TRAIN_SHARE + VALIDATION_SHARE) * height)]
+    gap = (ordered[LABEL_KNOWN_AT] - ordered[spec.instant]).max()
+    first, last = instants[0], instants[-1]
+    assert isinstance(gap, timedelta)  # there are rows, and the columns are instants
+    left = last - first - 2 * gap
+    if left <= timedelta():
+        raise DatasetError(
+            f"{spec.name}: labels are decided {gap / DAY:g} days after their instants, so two gaps of that length lie "
+            f"between train, validation and test; the instants with known labels, {first:%Y-%m-%d} to {last:%Y-%m-%d}, "
+            f"span {(last - first) / DAY:.0f} days: bring in more history"
+        )
+    validation_start = first + TRAIN_SHARE * left + gap
+    return validation_start, validation_start + VALIDATION_SHARE * left + gap
 
 
 def _known_before(rows: pl.DataFrame, instant: datetime) -> pl.DataFrame:

@@ -88,10 +88,12 @@ def fit(split: Split, dataset: Dataset, spec: ModelSpec, progress: Progress = LO
         begun = time.perf_counter()
         parameters = {**spec.parameters, **candidate}
         model = _fit_one(spec, parameters, (fillable, target), (held_out, held_out_target))
-        error = float(np.mean(np.abs(model.predict(held_out) - held_out_target)))
+        error = float(np.mean(spec.task.losses(spec.task.predict(model, held_out), held_out_target)))
         iterations = int(getattr(model, "n_iter_", 0))
         seconds = round(time.perf_counter() - begun, 2)
-        trials.append({**candidate, "validation_mae": error, "iterations": iterations, "seconds": seconds})
+        trials.append(
+            {**candidate, f"validation_{spec.task.primary}": error, "iterations": iterations, "seconds": seconds}
+        )
         progress(
             f"candidate {number} of {len(spec.candidates)}: validation error {error:.3f} {spec.unit}, "
             f"{iterations} iterations, {seconds:.1f} s"

@@ -13,9 +13,15 @@ import pytest
 from tests.dags.conftest import ROOT
 from tests.dags.runner import DAGS
 
-EXPECTED = {"feature_pipeline", "training_pipeline", "monitoring", "batch_scoring"}
+EXPECTED = {"feature_pipeline", "training_pipeline", "training_customer_churn", "monitoring", "batch_scoring"}
 # The first is the publication delay that training relies on.
-DEADLINE_MINUTES = {"feature_pipeline": 10, "batch_scoring": 60, "monitoring": 60, "training_pipeline": 120}
+DEADLINE_MINUTES = {
+    "feature_pipeline": 10,
+    "batch_scoring": 60,
+    "monitoring": 60,
+    "training_pipeline": 120,
+    "training_customer_churn": 120,
+}
 HEAVY = ["feast", "mlflow", "great_expectations", "evidently", "sklearn", "pandas", "polars", "duckdb", "ibis"]
 
 DESCRIBE = """
@@ -28,6 +34,7 @@ print("DESCRIPTION " + json.dumps({
     "dags": {
         dag.dag_id: {
             "doc": dag.doc_md, "tags": sorted(dag.tags), "catchup": dag.catchup, "start": str(dag.start_date),
+            "paused": bool(dag.is_paused_upon_creation),
             "max_active_runs": dag.max_active_runs, "timetable": type(dag.timetable).__name__,
             "deadlines": [[d.reference.reference_name, d.interval.total_seconds(), d.callback.path]
                           for d in dag.deadline or []],
@@ -38,6 +45,7 @@ print("DESCRIPTION " + json.dumps({
                     "callbacks": [type(one).__name__ for one in task.on_failure_callback or []],
                     "trigger_rule": str(getattr(task.trigger_rule, "value", task.trigger_rule)),
                     "upstream": sorted(task.upstream_task_ids),
+                    "silence": getattr(task, "defaults", None),
                     "outlets": [asset.name for asset in task.outlets],
                 } for task in dag.tasks
             },
@@ -47,11 +55,10 @@ print("DESCRIPTION " + json.dumps({
 """
 
 
-@pytest.fixture(scope="module")
-def description(airflow_environment: dict[str, str]) -> dict[str, Any]:
+def describe(environment: dict[str, str]) -> dict[str, Any]:
     ended = subprocess.run(
         [sys.executable, "-c", DESCRIBE, str(DAGS), json.dumps(HEAVY)],
-        env=airflow_environment,
+        env=environment,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -59,6 +66,11 @@ def description(airflow_environment: dict[str, str]) -> dict[str, Any]:
     assert ended.returncode == 0, ended.stderr[-3000:]
     (line,) = [line for line in ended.stdout.splitlines() if line.startswith("DESCRIPTION ")]
     return dict(json.loads(line.removeprefix("DESCRIPTION ")))
+
+
+@pytest.fixture(scope="module")
+def description(airflow_environment: dict[str, str]) -> dict[str, Any]:
+    return describe(airflow_environment)
 
 
 def dag_files() -> list[Path]:
@@ -105,9 +117,34 @@ def test_time_tables_have_intervals_and_training_also_starts_on_an_asset(descrip
     assert tables == {
         "feature_pipeline": "CronDataIntervalTimetable",
         "training_pipeline": "AssetOrTimeSchedule",
+        "training_customer_churn": "CronDataIntervalTimetable",
         "monitoring": "CronDataIntervalTimetable",
         "batch_scoring": "CronDataIntervalTimetable",
     }
+
+
+def test_only_the_main_models_training_runs_by_itself_at_first(description) -> None:
+    paused = {name for name, dag in description["dags"].items() if dag["paused"]}
+    assert paused == {"training_customer_churn"}
+
+
+def test_with_approval_a_person_stands_before_registration_and_their_silence_declines(airflow_environment) -> None:
+    described = describe(airflow_environment | {"ETA_TRAINING_APPROVAL": "true"})["dags"]["training_pipeline"]
+    upstream = {name: task["upstream"] for name, task in described["tasks"].items()}
+    assert (upstream["approve"], upstream["register"], upstream["decline"]) == (
+        ["choose_model"],
+        ["approve"],
+        ["approve"],
+    )
+    assert upstream["reject"] == ["choose_model"]
+    approve = described["tasks"]["approve"]
+    assert (approve["retries"], approve["timeout"], approve["silence"]) == (0, None, ["Decline"])
+
+
+def test_without_approval_nobody_is_asked(description) -> None:
+    tasks = description["dags"]["training_pipeline"]["tasks"]
+    assert "approve" not in tasks
+    assert tasks["register"]["upstream"] == ["choose_model"]
 
 
 def test_features_are_published_only_behind_the_audit(description) -> None:

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from tests.training.conftest import AS_OF, DRIVER_MEAN, TRAILING_MEAN, description, market
-from training.dataset import check_dataset, load_dataset, store_dataset, window_of
+from training.checks import check_dataset
+from training.dataset import load_dataset, store_dataset, window_of
 from training.errors import DatasetError
 from training.spec import DatasetLimits
 

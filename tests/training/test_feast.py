@@ -16,7 +16,8 @@ from feature_repo.orders.schema import LAKE_SCHEMA, orders_table
 from feature_repo.window import Window
 from tests.training.conftest import AS_OF
 from training import pipeline
-from training.dataset import build_dataset, check_dataset
+from training.checks import check_dataset
+from training.dataset import build_dataset
 from training.errors import EmptyPopulation, RowsChanged
 
 COUNT, DAYS = 1500, 30

@@ -9,35 +9,53 @@ from dataclasses import replace
 import pytest
 
 from config import Settings
+from training.comparison import PairedDifference
 from training.gates import GATES, ChampionEvidence, Evidence, decide
 from training.models import get_spec
 from training.spec import GateSpec
 
 SPEC = get_spec("delivery_time")
+ALL = (*SPEC.gates, GateSpec("validation_roc_auc", 0.65), GateSpec("calibration_error", 0.05))
+
+
+def part(name: str, mae: float | None, maximum: float | None = None, rows: int = 500, **more):
+    return {
+        "slice": name,
+        "rows": rows,
+        "mae": mae,
+        "standard_error": 0.1,
+        "maximum": maximum,
+        "note": "" if mae else "few rows",
+    } | more
+
+
 GOOD = Evidence(
-    metrics={"train_mae": 5.0, "validation_mae": 5.5},
+    metrics={"train_mae": 5.0, "validation_mae": 5.5, "validation_roc_auc": 0.8, "validation_ece": 0.01},
     baselines={"train_mean": 9.0, "trailing_mean": 8.0},
     champion=None,
     onnx_difference=1e-6,
+    slices=[part("peak", 6.0, 9.0), part("zone a", 5.0, 10.0), part("tiny", None, 1.0)],
+    groups=[part("zone a", 5.0, kind="zone"), part("zone b", 6.0, kind="zone"), part("vip", 5.5, kind="customer")],
+    interval={"test_coverage": 0.79, "rows": {"validation": 10_000, "test": 10_000}},
+    model_bytes=200_000,
+    row_microseconds=12.0,
 )
 
 
+def against(mean: float, low: float, high: float, left_out: int = 0) -> ChampionEvidence:
+    return ChampionEvidence("4", PairedDifference(900, 14, "day", mean, low, high), 5.5, 5.5 - mean, left_out)
+
+
 def verdict(name: str, evidence: Evidence):
-    (result,) = [result for result in decide(evidence, SPEC.gates) if result.name == name]
+    (result,) = [result for result in decide(evidence, ALL) if result.name == name]
     return result
 
 
 def test_good_evidence_passes_every_gate_and_each_says_why():
-    results = decide(GOOD, SPEC.gates)
-    assert [result.name for result in results] == [
-        "validation_mae",
-        "train_validation_gap",
-        "beats_baseline",
-        "no_worse_than_champion",
-        "onnx_matches",
-    ]
-    assert all(result.passed and result.reason for result in results)
-    assert [result.threshold for result in results] == [8.0, 3.0, 1.0, 0.05, 1e-3]
+    results = decide(GOOD, ALL)
+    assert {result.name for result in results} == set(GATES)
+    assert [result.name for result in results if not result.passed or not result.reason] == []
+    assert [result.threshold for result in results] == [gate.threshold for gate in ALL]
 
 
 def test_without_a_champion_the_comparison_is_recorded_as_such():
@@ -49,17 +67,51 @@ def test_without_a_champion_the_comparison_is_recorded_as_such():
     ("name", "change", "observed", "reason"),
     [
         ("validation_mae", {"metrics": {"train_mae": 8.0, "validation_mae": 8.01}}, 8.01, "8.01 minutes, above 8"),
+        ("validation_roc_auc", {"metrics": {"validation_roc_auc": 0.5}}, 0.5, "probability 0.500, below 0.65"),
+        ("calibration_error", {"metrics": {"validation_ece": 0.2}}, 0.2, "0.200 apart on validation rows, above 0.05"),
         ("train_validation_gap", {"metrics": {"train_mae": 2.0, "validation_mae": 5.5}}, 3.5, "overfitting"),
         ("train_validation_gap", {"metrics": {"train_mae": 7.0, "validation_mae": 3.5}}, 3.5, "a leak"),
         ("beats_baseline", {"baselines": {"mean": 9.0, "trailing": 5.5}}, 1.0, r"5.50 minutes .*\(trailing\): not bet"),
         ("beats_baseline", {"baselines": {}}, None, "no baseline was measured"),
-        ("no_worse_than_champion", {"champion": ChampionEvidence("4", 5.4)}, 0.1, "champion version 4 5.40 .*: worse"),
         (
             "no_worse_than_champion",
-            {"champion": ChampionEvidence("4", None, "the data set lacks its inputs ['rain']; bring it back")},
+            {"champion": against(0.4, 0.3, 0.5)},
+            0.5,
+            r"same 900 test rows \(14 blocks of one day\): candidate 5.500, champion version 4 5.100 .*: worse",
+        ),
+        (
+            "no_worse_than_champion",
+            {"champion": against(0.0, -0.4, 0.4, left_out=70)},
+            0.4,
+            r"70 more left out.*\[-0.400, \+0.400\]: not shown to lose at most 0.1",
+        ),
+        (
+            "no_worse_than_champion",
+            {"champion": ChampionEvidence("4", None, problem="the data set lacks ['rain']; bring it back")},
             None,
             r"version 4 could not be compared: .*\['rain'\]; bring it back",
         ),
+        (
+            "slices",
+            {"slices": [part("peak", 9.9, 9.0), part("zone a", 5.0, 10.0), part("far", 30.0, 10.0)]},
+            3.0,
+            r"too large an error on far \(30.00 minutes, at most 10.00, 500 rows\), peak \(9.90",
+        ),
+        (
+            "fairness",
+            {"groups": [part("zone a", 4.0, kind="zone"), part("zone b", 9.0, kind="zone")]},
+            (5 - 2 * math.hypot(0.1, 0.1)) / 5.5,
+            "zone b 9.00, zone a 4.00 minutes: beyond noise 86% of the error of all apart, more than 50%",
+        ),
+        ("interval_coverage", {"interval": None}, None, "no prediction interval"),
+        (
+            "interval_coverage",
+            {"interval": {"test_coverage": 0.70, "rows": {"validation": 10_000, "test": 10_000}}},
+            0.1 - 2 * math.sqrt(2 * 0.16 / 10_000),
+            "holds 70.0% of 10000 test rows, outside of 77% to 83%, give or take 1.1% of noise",
+        ),
+        ("model_bytes", {"model_bytes": 6_000_000}, 6e6, "6,000,000 bytes, more than 5,000,000"),
+        ("row_microseconds", {"row_microseconds": 2500.0}, 2500.0, "2,500 µs"),
         ("onnx_matches", {"onnx_difference": 0.01}, 0.01, "serving would answer something else"),
     ],
 )
@@ -78,24 +130,38 @@ def test_an_installation_has_thresholds_of_its_own(tmp_path):
         get_spec("delivery_time", unknown)
 
 
-@pytest.mark.parametrize("name", sorted(set(GATES) - {"no_worse_than_champion"}))
+@pytest.mark.parametrize("name", sorted(set(GATES) - {"no_worse_than_champion", "slices", "fairness"}))
 def test_what_cannot_be_measured_does_not_pass(name):
     blind = Evidence(metrics={}, baselines={"mean": 9.0}, champion=None, onnx_difference=math.nan)
     result = verdict(name, blind)
     assert not result.passed
     assert result.observed is None
-    assert result.reason.startswith("not measurable")
+    assert result.reason.startswith(("not measurable", "the model has no prediction interval"))
 
 
-def test_within_the_allowance_a_candidate_is_no_worse_than_the_champion():
-    result = verdict("no_worse_than_champion", replace(GOOD, champion=ChampionEvidence("4", 5.46)))
+@pytest.mark.parametrize(("name", "change"), [("slices", {"slices": []}), ("fairness", {"groups": GOOD.groups[2:]})])
+def test_parts_that_a_source_does_not_have_are_named_and_do_not_stop_it(name, change):
+    result = verdict(name, replace(GOOD, **change))
+    assert (result.passed, result.observed) == (True, None)
+    assert result.reason.startswith("no slice to judge" if name == "slices" else "no two groups to compare")
+    assert "not judged: tiny (few rows)" in verdict("slices", GOOD).reason
+
+
+@pytest.mark.parametrize(
+    ("champion", "said"),
+    [(against(0.01, -0.05, 0.08), "no worse"), (against(-0.3, -0.4, -0.2), "better")],
+)
+def test_a_candidate_that_is_shown_not_to_lose_more_than_the_allowance_passes(champion, said):
+    result = verdict("no_worse_than_champion", replace(GOOD, champion=champion))
     assert result.passed
-    assert result.reason == "on the same rows: candidate 5.50, champion version 4 5.46 minutes: no worse"
+    assert result.reason.endswith(f"]: {said}")
 
 
-def test_a_spec_with_an_unknown_gate_is_refused():
+def test_a_spec_with_an_unknown_gate_or_kind_is_refused():
     with pytest.raises(ValueError, match=r"no such gates: \['beauty'\]"):
         replace(SPEC, gates=(GateSpec("beauty", 1.0),))
+    with pytest.raises(ValueError, match="no such kind: 'guess'"):
+        replace(SPEC, kind="guess")
 
 
 def test_thresholds_can_be_set_for_another_source_but_gates_cannot_be_invented():

@@ -136,6 +136,39 @@ def test_a_candidate_whose_run_was_deleted_is_trained_again(candidate, settings,
             "the world that has changed|a world that has changed",
             id="a changed world",
         ),
+        pytest.param(
+            market().with_columns(
+                delivery_minutes=pl.col("delivery_minutes")
+                + pl.when(pl.col("zone_id") == "z1")
+                .then(pl.Series(np.random.default_rng(2).exponential(30, 3000)))
+                .otherwise(0)
+            ),
+            "slices",
+            r"too large an error on .*zone z1 \(\d+.\d+ minutes, at most 10.00, \d+ rows\)",
+            id="a part that is served badly",
+        ),
+        pytest.param(
+            market().with_columns(
+                delivery_minutes=pl.col("delivery_minutes")
+                + pl.when(pl.col("zone_id") == "z1")
+                .then(pl.Series(np.random.default_rng(2).exponential(8, 3000)))
+                .otherwise(0)
+            ),
+            "fairness",
+            r"zone z1 .*of the error of all apart, more than 50%",
+            id="an unfair model",
+        ),
+        pytest.param(
+            market().with_columns(
+                delivery_minutes=pl.col("delivery_minutes")
+                + pl.when(pl.int_range(pl.len()) < 2550)
+                .then(0)
+                .otherwise(pl.Series(np.random.default_rng(2).exponential(12, 3000)))
+            ),
+            "interval_coverage",
+            r"the 80 % interval holds \d\d.\d% of 45\d test rows, outside of 77% to 83%",
+            id="an interval that is too narrow",
+        ),
     ],
 )
 def test_a_model_made_to_fail_a_gate_is_rejected_with_the_reason(candidate, settings, spec, rows, gate, reason):
@@ -148,6 +181,9 @@ def test_a_model_made_to_fail_a_gate_is_rejected_with_the_reason(candidate, sett
     assert any(text.startswith(gate) for text in rejected["reasons"])
     assert champion(settings) is None
     assert ModelRegistry(settings, "delivery_time").versions() == []
+    (line,) = ModelRegistry(settings, "delivery_time").log_path.read_text().splitlines()
+    assert json.loads(line)["action"] == "reject"
+    assert f"{gate}: " in json.loads(line)["why"]
 
 
 def test_an_overfitted_model_fails_the_gap(candidate, spec):
@@ -160,6 +196,15 @@ def test_an_overfitted_model_fails_the_gap(candidate, spec):
     }
     evaluation = candidate(market(noise=8.0), spec=replace(spec, candidates=(greedy,)))
     assert "overfitting" in failed(evaluation)["train_validation_gap"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "budget", "reason"),
+    [("model_bytes", 10_000, "bytes, more than 10,000"), ("row_microseconds", 0.001, "one row takes .* more than 0")],
+)
+def test_a_model_beyond_its_budget_is_rejected(candidate, spec, gate, budget, reason):
+    evaluation = candidate(spec=spec.with_thresholds({gate: budget}))
+    assert re.search(reason, failed(evaluation)[gate])
 
 
 def test_an_export_that_predicts_something_else_is_rejected(candidate, stored, settings, spec, monkeypatch):
@@ -189,6 +234,17 @@ def test_a_worse_candidate_does_not_replace_the_champion(candidate, settings, sp
     assert champion(settings) == "1"
 
 
+def test_a_version_that_a_person_declines_is_not_registered_and_says_so(candidate, settings, spec):
+    import mlflow
+
+    assert candidate()["passed"]
+    declined = pipeline.decline(AS_OF, settings, spec)
+    assert declined["reasons"] == ["declined by a person, or not answered in time"]
+    run = mlflow.MlflowClient(settings.mlflow_tracking_uri).get_run(declined["run_id"])
+    assert (run.data.tags["decision"], run.info.status) == ("declined", "FINISHED")
+    assert champion(settings) is None
+
+
 def test_a_better_candidate_replaces_the_champion_and_remembers_it(candidate, settings, spec):
     lazy = replace(spec, candidates=(STUMP,))
     lazy = lazy.with_thresholds({"beats_baseline": 9.0})
@@ -196,6 +252,9 @@ def test_a_better_candidate_replaces_the_champion_and_remembers_it(candidate, se
     pipeline.register(AS_OF, settings, lazy)
     evaluation = candidate(as_of=LATER)
     assert evaluation["champion"] == "1"
+    (gate,) = [gate for gate in evaluation["gates"] if gate["name"] == "no_worse_than_champion"]
+    assert gate["observed"] < -1
+    assert gate["reason"].endswith("]: better")
     made = pipeline.register(LATER, settings, spec)
     assert (made["version"], made["previous"]) == ("2", "1")
     versions = {version.version: version for version in ModelRegistry(settings, "delivery_time").versions()}
@@ -212,6 +271,16 @@ def test_a_champion_whose_inputs_are_gone_fails_the_comparison_with_advice(candi
     reason = failed(evaluation)["no_worse_than_champion"]
     assert "lacks its inputs ['distance_km']" in reason
     assert "python -m training promote" in reason
+
+
+def test_rows_that_the_champion_was_trained_on_do_not_count(candidate, settings, spec):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    earlier = market().with_columns(pl.col("placed_at", "label_known_at") - timedelta(days=9))
+    evaluation = candidate(earlier, AS_OF - timedelta(days=9))
+    reason = failed(evaluation)["no_worse_than_champion"]
+    assert "it was trained on rows until 2026-04-22" in reason
+    assert re.search(r"leaves \d+ test rows that are new to both, at least 50 are needed", reason)
 
 
 def test_a_champion_with_more_or_reordered_columns_is_scored_by_name(candidate, settings, spec):
@@ -239,7 +308,7 @@ def test_if_the_champion_moved_since_the_evaluation_the_gates_are_asked_again(ca
     assert candidate(as_of=LATER, spec=lazy)["passed"]
     candidate()
     pipeline.register(AS_OF, settings, spec)
-    with pytest.raises(GatesNotPassed, match="no_worse_than_champion: on the same rows"):
+    with pytest.raises(GatesNotPassed, match="no_worse_than_champion: on the same 450 test rows"):
         pipeline.register(LATER, settings, lazy)
     assert champion(settings) == "1"
 

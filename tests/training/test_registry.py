@@ -11,7 +11,7 @@ import pytest
 from config import Settings
 from tests.training.conftest import AS_OF, description
 from training import __main__ as command_line
-from training.errors import ChampionMoved, NothingToRollBack, RegistryUnavailable, UnknownVersion
+from training.errors import ChampionMoved, NothingToRollBack, RegistryUnavailable, UnknownVersion, VersionInUse
 from training.lineage import lineage_tags, render_tree
 from training.registry import ModelRegistry
 
@@ -56,10 +56,79 @@ def test_rollback_goes_back_one_champion_at_a_time(three):
         three.promote(number, AS_OF, "ada", "up")
     assert three.rollback(AS_OF, "bob", "bad").after == "2"
     assert three.rollback(AS_OF, "bob", "still bad").after == "1"
-    with pytest.raises(NothingToRollBack, match="version 1 is the first champion"):
+    with pytest.raises(NothingToRollBack, match="version 1 has no predecessor to go back to"):
         three.rollback(AS_OF, "bob", "again")
     assert three.champion().version == "1"
     assert [move.action for move in three.history()] == ["promote"] * 3 + ["rollback"] * 2
+
+
+def test_a_rollback_passes_by_versions_that_were_rejected(three):
+    for number in "123":
+        three.promote(number, AS_OF, "ada", "up")
+    three.reject("2", AS_OF, "bob", "wrong zone names")
+    assert three.rollback(AS_OF, "bob", "bad").after == "1"
+    assert three.version("2").tags["rejected"] == "2026-05-01T00:00:00+00:00 by bob: wrong zone names"
+    three.promote("2", AS_OF, "ada", "it was right after all")
+    assert "rejected" not in three.version("2").tags
+
+
+def test_with_every_predecessor_rejected_a_rollback_says_so_and_moves_nothing(three):
+    three.promote("1", AS_OF, "ada", "up")
+    three.promote("2", AS_OF, "ada", "up")
+    three.reject("1", AS_OF, "bob", "bad")
+    with pytest.raises(NothingToRollBack, match="those before it were rejected"):
+        three.rollback(AS_OF, "bob", "worse")
+    assert three.champion().version == "2"
+
+
+def test_the_champion_can_neither_be_rejected_nor_challenge_itself(three):
+    three.promote("1", AS_OF, "ada", "first")
+    with pytest.raises(VersionInUse, match="version 1 is the champion, it serves now: roll back or promote another"):
+        three.reject("1", AS_OF, "bob", "bad")
+    with pytest.raises(VersionInUse, match="cannot challenge itself"):
+        three.challenge("1", AS_OF, "bob", "odd")
+    assert versions(three)["1"] == ("champion",)
+
+
+def test_a_challenger_stands_beside_the_champion_until_promoted_or_rejected(three):
+    three.promote("1", AS_OF, "ada", "first")
+    three.challenge("2", AS_OF, "ada", "shadow")
+    assert three.challenge("3", AS_OF, "ada", "shadow").before == "2"
+    assert versions(three) == {"3": ("challenger",), "2": (), "1": ("champion",)}
+    three.reject("3", AS_OF, "bob", "slow")
+    three.challenge("2", AS_OF, "ada", "again")
+    three.promote("2", AS_OF, "ada", "won")
+    assert versions(three) == {"3": (), "2": ("champion",), "1": ()}
+    assert three.rollback(AS_OF, "bob", "bad").after == "1"
+
+
+def test_every_decision_is_a_line_of_the_log_and_a_tag(three):
+    three.promote("1", AS_OF, "ada", "first")
+    three.challenge("2", AS_OF, "ada", "shadow")
+    three.reject("2", AS_OF, "bob", "slow")
+    lines = [json.loads(line) for line in three.log_path.read_text().splitlines()]
+    assert [(line["action"], line["before"], line["after"], line["who"], line["why"]) for line in lines] == [
+        ("promote", None, "1", "ada", "first"),
+        ("challenge", None, "2", "ada", "shadow"),
+        ("reject", "2", None, "bob", "slow"),
+    ]
+    tagged = [(move.number, move.action, move.before, move.after) for move in three.history()]
+    assert tagged == [(line["number"], line["action"], line["before"], line["after"]) for line in lines]
+
+
+def test_many_at_once_leave_one_champion_and_no_decision_is_lost(three, settings):
+    def promote(number: str) -> None:
+        ModelRegistry(settings, "delivery_time").promote(number, AS_OF, f"person {number}", "at once")
+
+    threads = [threading.Thread(target=promote, args=(number,)) for number in "123123"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    history = three.history()
+    assert [move.before for move in history[1:]] == [move.after for move in history[:-1]]
+    assert three.champion().version == history[-1].after
+    assert len(three.log_path.read_text().splitlines()) == len(history)
 
 
 def test_rollback_without_a_champion_has_a_message(registry):
@@ -145,12 +214,17 @@ def test_the_command_line_moves_and_lists(three, capsys):
     assert command_line.main(["promote", "1", "--why", "try it"]) == 0
     assert command_line.main(["promote", "2"]) == 0
     assert command_line.main(["rollback", "--why", "bad"]) == 0
+    assert command_line.main(["challenge", "3", "--why", "shadow"]) == 0
+    assert command_line.main(["reject", "3", "--why", "slow"]) == 0
+    assert command_line.main(["reject", "1"]) == 1
     assert command_line.main(["lineage", "2"]) == 0
     assert command_line.main(["models"]) == 0
     output = capsys.readouterr().out
     assert "promote: version none -> 1" in output
     assert "(try it)" in output
     assert "rollback: version 2 -> 1" in output
+    assert "challenge: version none -> 3" in output
+    assert "reject: version 3 -> none" in output
     assert "training run" in output
 
 
