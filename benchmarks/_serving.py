@@ -132,6 +132,8 @@ def fill_redis() -> str:
         source = FileSource(name=f"{name}_source", path="unused", timestamp_field="event_timestamp")
         schema = [Field(name=key, dtype=String), *fields]
         store.apply([owner, FeatureView(name=name, entities=[owner], ttl=TTL, schema=schema, source=source)])
+    store.refresh_registry()
+    for name, key in VIEWS.items():
         frame = pd.DataFrame({key: [entity(name, number) for number in range(ENTITIES)], "event_timestamp": now})
         for feature in MEANS:
             frame[feature] = draw.gamma(9, 4, ENTITIES)
@@ -255,8 +257,7 @@ class _Connection(asyncio.Protocol):
         self.done = asyncio.get_running_loop().create_future()
         self.received = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.send()
 
