@@ -13,7 +13,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def compare(
     packages: Sequence[str],
     runs: int = 3,
     leave_out: Collection[tuple[str, str]] = (),
+    ratios_of: Collection[str] = (),
 ) -> list[Measurement]:
     """Measure all contenders at all sizes in turn, print the table and write the result file.
 
@@ -73,6 +74,8 @@ def compare(
         Whose versions the result records.
     leave_out : collection of (str, str)
         Contenders and sizes that are not measured together.
+    ratios_of : collection of str
+        Facts that are shown divided by the anchor's, too.
     """
     measurements: list[Measurement] = []
     for size, arguments in sizes.items():
@@ -82,7 +85,7 @@ def compare(
             for label, contender in chosen.items():
                 print(f"  {size}: {label} ...", flush=True)
                 seen[label].append(_in_own_process(contender, arguments))
-        measurements += [_median(label, size, results) for label, results in seen.items()]
+        measurements += _with_ratios([_median(label, size, seen[label]) for label in seen], anchor, ratios_of)
     print(table(measurements, anchor))
     _write(name, measurements, anchor, sizes, packages)
     return measurements
@@ -128,7 +131,21 @@ def _measure(contender: Contender, arguments: dict[str, Any], sender: Any) -> No
 def _median(label: str, size: str, results: Sequence[tuple[float, float, Mapping[str, Any]]]) -> Measurement:
     seconds = statistics.median(result[0] for result in results)
     peak = statistics.median(result[1] for result in results)
-    return Measurement(label, size, round(seconds, 3), round(peak, 1), len(results), results[-1][2])
+    facts = {name: _median_fact([result[2][name] for result in results]) for name in results[-1][2]}
+    return Measurement(label, size, round(seconds, 3), round(peak, 1), len(results), facts)
+
+
+def _median_fact(values: Sequence[Any]) -> Any:
+    """Measured facts are floats; what counts or names something is the same in every run."""
+    return round(statistics.median(values), 4) if isinstance(values[-1], float) else values[-1]
+
+
+def _with_ratios(measured: list[Measurement], anchor: str, names: Collection[str]) -> list[Measurement]:
+    base = next(m.facts for m in measured if m.contender == anchor) if names else {}
+    return [
+        replace(m, facts={**m.facts, **{f"{name} ratio": round(m.facts[name] / base[name], 2) for name in names}})
+        for m in measured
+    ]
 
 
 def _write(

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from feature_repo.window import as_utc
+from serving.champion import LoadedModel
 from serving.errors import FieldError, Problem
 from serving.predictor import LABELS, FeatureStatus, Order
 from serving.service import Served, Service
@@ -20,6 +26,7 @@ from serving.service import Served, Service
 __all__ = ["MAXIMUM_ROWS", "PROBLEM_MEDIA_TYPE", "ProblemDocument", "field_errors", "router"]
 
 MAXIMUM_ROWS = 1_000
+_STALE, _MISSING = int(FeatureStatus.STALE), int(FeatureStatus.MISSING)
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST = datetime(2100, 1, 1, tzinfo=UTC)
@@ -244,6 +251,10 @@ _key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="ETA_
 
 
 async def _authenticated(service: ServiceOf, key: Annotated[str | None, Depends(_key_header)]) -> None:
+    _check_key(service, key)
+
+
+def _check_key(service: Service, key: str | None) -> None:
     expected = service.settings.api_key.get_secret_value()
     # Bytes, because compare_digest refuses text that is not ASCII.
     if key is None or not secrets.compare_digest(key.encode(), expected.encode()):
@@ -268,6 +279,35 @@ def field_errors(faults: Any) -> list[FieldError]:
     ]
 
 
+_FEATURES_PARAMETER = {
+    "name": "features",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "boolean", "default": False, "description": "Also return the model's inputs."},
+}
+_boolean = TypeAdapter(bool)
+T = TypeVar("T")
+
+
+def _wants_features(request: Request) -> bool:
+    if not request.scope["query_string"]:
+        return False
+    return _checked(lambda: _boolean.validate_python(request.query_params.get("features", False)), "query", "features")
+
+
+def _parsed(body: bytes) -> OrderRequest:
+    return _checked(lambda: OrderRequest.model_validate_json(body), "body")
+
+
+def _checked(validate: Callable[[], T], *place: str) -> T:
+    """What `validate` returns, or its faults as those of the request."""
+    try:
+        return validate()
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError([{**fault, "loc": (*place, *fault["loc"])} for fault in faults]) from error
+
+
 router = APIRouter()
 
 
@@ -275,19 +315,35 @@ router = APIRouter()
     "/predict",
     response_model=PredictResponse,
     responses=_problems(400, 401, 413, 422, 500, 503),
-    dependencies=[Depends(_authenticated)],
     summary="How long will this order take?",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/OrderRequest"}}},
+        },
+        "parameters": [_FEATURES_PARAMETER],
+        "security": [{"APIKeyHeader": []}],
+    },
 )
-def predict(
-    order: OrderRequest,
-    request: Request,
-    service: ServiceOf,
-    features: Annotated[bool, Query(description="Also return the model's inputs.")] = False,
-) -> PredictResponse:
+async def predict(request: Request) -> Response:
     """Predict one order from its stored features, its request-time features and the champion model."""
-    request_id: str = request.state.request_id
-    served = service.predict([order.order(service.clock())], request_id=request_id, started=request.state.started)
-    return PredictResponse(**_prediction(served, 0, features), model=_model_name(served), request_id=request_id)
+    # The request is read and answered by hand: FastAPI's own way through dependencies and models takes as long as
+    # everything else together.
+    service: Service = request.app.state.service
+    _check_key(service, request.headers.get("X-API-Key"))
+    with_features = _wants_features(request)
+    order = _parsed(await request.body()).order(service.clock())
+    state = request.scope["state"]
+    if service.store.pace.is_quick:
+        served = service.predict([order], request_id=state["request_id"], started=state["started"])
+    else:
+        served = await run_in_threadpool(
+            service.predict, [order], request_id=state["request_id"], started=state["started"]
+        )
+    answer = _prediction(served, 0, with_features)
+    answer["model"] = _model_name(served.model)
+    answer["request_id"] = state["request_id"]
+    return Response(to_json(answer), media_type="application/json")
 
 
 @router.post(
@@ -302,29 +358,30 @@ def predict_batch(
     request: Request,
     service: ServiceOf,
     features: Annotated[bool, Query(description="Also return the model's inputs.")] = False,
-) -> BatchResponse:
+) -> Response:
     """Predict up to 1,000 orders in one pass. A row that is no valid order gets a problem instead of a prediction."""
     model = service.model()
     now = service.clock()
     checked = [_check_row(index, row) for index, row in enumerate(batch.orders)]
     valid = [(index, row.order(now)) for index, row in enumerate(checked) if isinstance(row, OrderRequest)]
-    rows = {row.index: row for row in checked if isinstance(row, BatchRow)}
+    rows: dict[int, Any] = {row.index: row for row in checked if isinstance(row, BatchRow)}
     service.metrics.count("eta_batch_rows_rejected", by=len(rows))
-    name = ModelName(name=model.ref.name, version=model.ref.version, alias=model.ref.alias, variant=model.variant)
+    name = _model_name(model)
     if valid:
         orders = [order for _, order in valid]
         served = service.predict(orders, request_id=request.state.request_id, started=request.state.started)
-        name = _model_name(served)
+        name = _model_name(served.model)
         for position, (index, order) in enumerate(valid):
-            prediction = Prediction(**_prediction(served, position, features))
-            rows[index] = BatchRow(index=index, order_id=order.order_id, prediction=prediction)
-    return BatchResponse(
-        rows=[rows[index] for index in range(len(checked))],
-        succeeded=len(valid),
-        failed=len(checked) - len(valid),
-        model=name,
-        request_id=request.state.request_id,
-    )
+            prediction = _prediction(served, position, features)
+            rows[index] = {"index": index, "order_id": order.order_id, "prediction": prediction, "problem": None}
+    answer = {
+        "rows": [rows[index] for index in range(len(checked))],
+        "succeeded": len(valid),
+        "failed": len(checked) - len(valid),
+        "model": name,
+        "request_id": request.state.request_id,
+    }
+    return Response(to_json(answer), media_type="application/json")
 
 
 @router.get("/health", response_model=Health, summary="Does the process answer?")
@@ -395,7 +452,7 @@ def _check_row(index: int, row: Any) -> OrderRequest | BatchRow:
 def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]:
     predictions = served.predictions
     names = served.model.bundle.input_names
-    statuses = predictions.statuses[row].tolist()
+    missing, stale = _absent(names, predictions.statuses[row].tobytes())
     return {
         "prediction_id": served.prediction_ids[row],
         "order_id": served.orders[row].order_id,
@@ -403,15 +460,22 @@ def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]
         "p10_minutes": float(predictions.estimates.p10[row]),
         "p90_minutes": float(predictions.estimates.p90[row]),
         "status": "degraded" if predictions.reasons[row] else "ok",
-        "reasons": list(predictions.reasons[row]),
-        "missing_features": [n for n, s in zip(names, statuses, strict=True) if s >= FeatureStatus.MISSING],
-        "stale_features": [n for n, s in zip(names, statuses, strict=True) if s == FeatureStatus.STALE],
+        "reasons": predictions.reasons[row],
+        "missing_features": missing,
+        "stale_features": stale,
         "features": _features(served, row) if with_features else None,
         "as_of": served.orders[row].placed_at,
     }
 
 
-def _features(served: Served, row: int) -> dict[str, FeatureValue]:
+@lru_cache(maxsize=1_024)  # few combinations occur
+def _absent(names: tuple[str, ...], statuses: bytes) -> tuple[list[str], list[str]]:
+    """The names of the missing inputs and those of the stale ones."""
+    missing = [name for name, status in zip(names, statuses, strict=True) if status >= _MISSING]
+    return missing, [name for name, status in zip(names, statuses, strict=True) if status == _STALE]
+
+
+def _features(served: Served, row: int) -> dict[str, dict[str, Any]]:
     predictions = served.predictions
     as_of = served.orders[row].placed_at.timestamp()
     ages = {
@@ -422,15 +486,14 @@ def _features(served: Served, row: int) -> dict[str, FeatureValue]:
     inputs = served.model.bundle.document.inputs
     values, statuses = predictions.inputs[row].tolist(), predictions.statuses[row].tolist()
     return {
-        column.name: FeatureValue(
-            value=None if math.isnan(value) else value,
-            status=LABELS[status],
-            age_seconds=ages.get(column.view or "") if column.source == "view" else None,
-        )
+        column.name: {
+            "value": None if math.isnan(value) else value,
+            "status": LABELS[status],
+            "age_seconds": ages.get(column.view or "") if column.source == "view" else None,
+        }
         for column, value, status in zip(inputs, values, statuses, strict=True)
     }
 
 
-def _model_name(served: Served) -> ModelName:
-    ref = served.model.ref
-    return ModelName(name=ref.name, version=ref.version, alias=ref.alias, variant=served.model.variant)
+def _model_name(model: LoadedModel) -> dict[str, str]:
+    return {"name": model.ref.name, "version": model.ref.version, "alias": model.ref.alias, "variant": model.variant}

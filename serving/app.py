@@ -14,7 +14,7 @@ from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 
 from config import Settings, get_settings
-from serving.api import ProblemDocument, field_errors, router
+from serving.api import OrderRequest, ProblemDocument, field_errors, router
 from serving.errors import FieldError, Problem
 from serving.frame import RequestFrame, problem_response
 from serving.service import Service
@@ -115,6 +115,8 @@ def _document_problems(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schemas = schema["components"]["schemas"]
+            order = OrderRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas["OrderRequest"] = order
             schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)

@@ -152,6 +152,10 @@ class Bundle:
         """The model's columns, in order."""
         return tuple(column.name for column in self.document.inputs)
 
+    @cached_property
+    def _input(self) -> str:
+        return str(self.session.get_inputs()[0].name)
+
     def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw predictions of rows of inputs.
 
@@ -165,7 +169,7 @@ class Bundle:
         array of float64, shape (rows,)
             Minutes.
         """
-        (output,) = self.session.run(None, {self.session.get_inputs()[0].name: inputs})
+        (output,) = self.session.run(None, {self._input: inputs})
         return np.asarray(output, dtype=np.float64).reshape(len(inputs))
 
     def estimate(self, inputs: NDArray[np.float32]) -> Estimates:

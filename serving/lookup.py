@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +17,16 @@ from serving.bundle import Bundle
 from serving.online import OnlineReader, StoreUnavailable
 from serving.predictor import Looked, LookupFailed
 
-__all__ = ["BREAKER_SECONDS", "CircuitBreaker", "StoreLookup"]
+__all__ = ["BREAKER_SECONDS", "QUICK_SECONDS", "CircuitBreaker", "StoreLookup"]
 
 BREAKER_SECONDS = 1.0
 """How long the store is left alone after a failure: the price of a dead store is one time-out a second, not one a
 request."""
+
+
+QUICK_SECONDS = 0.005
+"""A store that answers within this is asked on the event loop. A slower one is asked from threads, so that requests
+wait for it side by side."""
 
 
 class CircuitBreaker:
@@ -70,6 +76,18 @@ class CircuitBreaker:
                 self._next_try = None
 
 
+class Pace:
+    """How long the last read took: what decides whether a request may wait for the store on the event loop."""
+
+    def __init__(self) -> None:
+        self.seconds = math.inf
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether waiting costs less than handing the request to a thread."""
+        return self.seconds < QUICK_SECONDS
+
+
 class StoreLookup:
     """The online store of a process; every model reads its own views of it through the same breaker."""
 
@@ -77,6 +95,7 @@ class StoreLookup:
         self.url = settings.redis_url
         self.timeout_seconds = settings.online_timeout_ms / 1_000
         self.breaker = CircuitBreaker()
+        self.pace = Pace()
         self._ping_client = redis.Redis.from_url(
             self.url,
             socket_timeout=self.timeout_seconds,
@@ -88,7 +107,7 @@ class StoreLookup:
         """A lookup of the views of a bundle."""
         document = bundle.document
         reader = OnlineReader(self.url, document.project, document.views, self.timeout_seconds)
-        return BundleLookup(reader, self.breaker)
+        return BundleLookup(reader, self.breaker, self.pace)
 
     def ping(self) -> tuple[bool, str]:
         """Whether the store answers now, and in words."""
@@ -102,9 +121,10 @@ class StoreLookup:
 class BundleLookup:
     """A `FeatureLookup`: an `OnlineReader` behind the breaker."""
 
-    def __init__(self, reader: OnlineReader, breaker: CircuitBreaker) -> None:
+    def __init__(self, reader: OnlineReader, breaker: CircuitBreaker, pace: Pace) -> None:
         self.reader = reader
         self.breaker = breaker
+        self.pace = pace
 
     def read(self, rows: list[dict[str, str | None]], as_of: datetime) -> Looked:
         """Read the store once.
@@ -116,10 +136,13 @@ class BundleLookup:
         """
         if not self.breaker.allows():
             raise LookupFailed("the online store failed a moment ago")
+        begun = time.perf_counter()
         try:
             found = self.reader.read(rows, as_of)
         except StoreUnavailable as error:
             self.breaker.failed()
+            self.pace.seconds = math.inf
             raise LookupFailed(str(error)) from error
         self.breaker.succeeded()
+        self.pace.seconds = time.perf_counter() - begun
         return Looked(found.values, found.statuses, found.event_times)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,11 +27,12 @@ from redis.retry import Retry
 
 Key = str | int | bytes
 Scalar = str | int | float | bool | bytes
+Value = Scalar | list[Any]
 
 _STRING, _BYTES, _INT64 = 2, 1, 4  # feast.types.ValueType
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DOUBLE, _INT64_TAG = 0x29, 0x20  # first bytes of a serialized double and int64
+_DOUBLE = 0x29  # first byte of a serialized double
 _UNPACK_DOUBLE = struct.Struct("<d").unpack_from
 _TYPE_AND_SIZE = struct.Struct("<II").pack
 _NAN = math.nan
@@ -41,7 +43,7 @@ class StoreUnavailable(Exception):
 
 
 class Undecodable(ValueError):
-    """Stored bytes are not a scalar value in Feast's encoding."""
+    """Stored bytes are not a scalar or a list in Feast's encoding."""
 
 
 class Status(IntEnum):
@@ -108,7 +110,7 @@ class OnlineFeatures:
     names : tuple of str, length m
         `view__feature`, views and features in the reader's order.
     values : float64 array, (n, m)
-        Numbers, booleans and time stamps (Unix seconds); NaN where not present, and for text.
+        Numbers, booleans and time stamps (Unix seconds); NaN where not present, and for text and lists.
     statuses : uint8 array, (n, m)
         Values of `Status`.
     event_times : float64 array, (n, v)
@@ -125,9 +127,9 @@ class OnlineFeatures:
     _parts: Sequence[Sequence[_Part]]
 
     @property
-    def objects(self) -> list[list[Scalar | None]]:
+    def objects(self) -> list[list[Value | None]]:
         """The values as Python objects of their own types, (n, m); None where not present."""
-        return [[value for part in row for value in part.objects] for row in self._parts]
+        return [[value for part in row for value in part.objects()] for row in self._parts]
 
     def age_seconds(self, as_of: datetime) -> npt.NDArray[np.float64]:
         """Age of each feature's row at `as_of`, in seconds, (n, m); NaN where there is none."""
@@ -159,10 +161,7 @@ class OnlineReader:
         self._project = project.encode()
         self._prefixes = [_key_prefix(view.join_keys) for view in self.views]
         self._sorted_keys = [sorted(view.join_keys) for view in self.views]
-        self._fields = [
-            [*(_field(view.name, feature) for feature in view.features), f"_ts:{view.name}".encode()]
-            for view in self.views
-        ]
+        self._commands = [_hmget(view) for view in self.views]
         self._client = redis.Redis.from_url(
             redis_url,
             socket_timeout=timeout,
@@ -170,6 +169,7 @@ class OnlineReader:
             retry=Retry(NoBackoff(), 0),
             driver_info=None,  # otherwise each new connection costs two more round trips
         )
+        self._idle: deque[Any] = deque()
         self._absent = [_absent(len(view.features)) for view in self.views]
         options = self._client.connection_pool.connection_kwargs
         self._address = str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
@@ -215,7 +215,9 @@ class OnlineReader:
             raise self._unavailable(error) from error
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().disconnect()
         self._client.close()
 
     def _key(self, view: int, row: Mapping[str, Key | None]) -> bytes | None:
@@ -232,17 +234,45 @@ class OnlineReader:
         wanted = list(dict.fromkeys((view, key) for row in keys for view, key in enumerate(row) if key is not None))
         if not wanted:
             return {}
+        parts: list[bytes] = []
+        for view, key in wanted:
+            before, after = self._commands[view]
+            parts += (before, b"%d" % len(key), b"\r\n", key, after)
         try:
-            with self._client.pipeline(transaction=False) as pipe:
-                for view, key in wanted:
-                    pipe.hmget(key, self._fields[view])  # type: ignore[arg-type]  # binary keys are fine
-                replies = pipe.execute(raise_on_error=False)
+            replies = self._exchange(b"".join(parts), len(wanted))
         except RedisError as error:
             raise self._unavailable(error) from error
-        for reply in replies:
-            if isinstance(reply, RedisError) and not _is_wrong_type(reply):
-                raise self._unavailable(reply) from reply
         return dict(zip(wanted, replies, strict=True))
+
+    def _exchange(self, commands: bytes, count: int) -> list[Any]:
+        """The replies to commands that are packed already.
+
+        redis-py's own pipeline and pool take twice as long for the same bytes over the same connections.
+        """
+        connection = self._connection()
+        try:
+            connection.send_packed_command([commands], check_health=False)
+            replies = [_reply(connection) for _ in range(count)]
+        except BaseException:
+            connection.disconnect()  # what it has not read must not answer the next request
+            raise
+        finally:
+            self._idle.append(connection)
+        return replies
+
+    def _connection(self) -> Any:
+        """A connection that nobody else uses; it opens itself when it is written to."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return self._client.connection_pool.make_connection()
+        try:
+            usable = not connection.can_read()
+        except (RedisError, OSError):
+            usable = False
+        if not usable:  # closed by the other side meanwhile
+            connection.disconnect()
+        return connection
 
     def _decode(self, view: int, stored: Any, now: int) -> _Part:
         count = len(self.views[view].features)
@@ -259,7 +289,7 @@ class OnlineReader:
         ttl = self.views[view].ttl
         if ttl is not None and now - event > ttl // _MICROSECOND:
             statuses = bytes(_STALE if data else _MISSING for data in stored[:-1])
-            return _Part([_NAN] * count, statuses, event / 1e6, [None] * count)
+            return _Part([_NAN] * count, statuses, event / 1e6)
         return _decoded(stored[:-1], event / 1e6)
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
@@ -275,24 +305,36 @@ class _Part:
     values: list[float]
     statuses: bytes
     event: float  # Unix seconds
-    objects: list[Scalar | None]
+    stored: Sequence[bytes | None] = ()
+
+    def objects(self) -> list[Value | None]:
+        """The values by their own types; None where not present."""
+        if not self.stored:
+            return [None] * len(self.values)
+        present = (status == _PRESENT for status in self.statuses)
+        return [
+            decode_value(data) if there and data else None for there, data in zip(present, self.stored, strict=True)
+        ]
 
 
-def decode_value(data: bytes) -> Scalar | None:
-    """The scalar in a serialized `feast.types.Value`; None for Feast's null.
+def decode_value(data: bytes) -> Value | None:
+    """The scalar or list in a serialized `feast.types.Value`; None for Feast's null.
 
     Raises
     ------
     Undecodable
-        The bytes are damaged, or hold a list, set or map.
+        The bytes are damaged, or hold a set, a map or more than one value.
     """
-    value: Scalar | None = None
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        payload, at = _payload(data, at, tag & 7)
-        value = _scalar(tag >> 3, tag & 7, payload)
-    return value
+    if not data:
+        return None
+    tag, at = _varint(data, 0)
+    payload, at = _payload(data, at, tag & 7)
+    if at < len(data):
+        raise Undecodable(f"{len(data) - at} bytes after the value")
+    number, wire = tag >> 3, tag & 7
+    if number in _LISTS and isinstance(payload, bytes):
+        return _list(payload, *_LISTS[number])
+    return _scalar(number, wire, payload)
 
 
 @lru_cache(maxsize=4096)  # rows of one hour share theirs
@@ -321,10 +363,37 @@ _F64 = struct.Struct("<d")
 _F32 = struct.Struct("<f")
 
 
+_LISTS = {11: (1, 2), 12: (2, 2), 13: (3, 0), 14: (4, 0), 15: (5, 1), 16: (6, 5), 17: (7, 0), 18: (8, 0)}
+"""Field of each list in `feast.types.Value`: field and wire type of its elements as scalars."""
+
+
+def _list(data: bytes, number: int, wire: int) -> list[Any]:
+    """The elements of a list message: its one field, repeated or packed."""
+    found: list[Any] = []
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        if tag >> 3 != 1:
+            raise Undecodable(f"field {tag >> 3} in a list")
+        payload, at = _payload(data, at, tag & 7)
+        if tag & 7 == 2 and wire != 2:
+            packed, inside = payload, 0
+            while isinstance(packed, bytes) and inside < len(packed):
+                element, inside = _payload(packed, inside, wire)
+                found.append(_scalar(number, wire, element))
+        else:
+            found.append(_scalar(number, tag & 7, payload))
+    return found
+
+
 def _scalar(number: int, wire: int, payload: int | bytes) -> Scalar | None:
     """The value of one field of `feast.types.Value`."""
     match number, wire, payload:
-        case (3 | 4 | 8, 0, int()):
+        case (4 | 8, 0, int()):
+            return _signed(payload)
+        case 3, 0, int():
+            if not -(2**31) <= _signed(payload) < 2**31:
+                raise Undecodable(f"{_signed(payload)} does not fit into 32 bits")
             return _signed(payload)
         case 7, 0, int():
             return payload != 0
@@ -374,44 +443,56 @@ def _signed(value: int) -> int:
 
 
 def _decoded(stored: Sequence[bytes | None], event: float) -> _Part:
-    """The values of one hash; short cuts for doubles and small integers, which nearly all are."""
-    values, statuses, objects = [], bytearray(), []
+    """The values of one hash; doubles, which most are, without a call."""
+    values, statuses = [], bytearray(len(stored))  # all present
     for data in stored:
-        value: Scalar | None = None
-        status = _MISSING
-        if data:
-            status = _PRESENT
-            if data[0] == _DOUBLE and len(data) == 9:
-                (value,) = _UNPACK_DOUBLE(data, 1)
-            elif data[0] == _INT64_TAG and len(data) == 2 and data[1] < 0x80:
-                value = data[1]
-            else:
-                value, status = _slowly(data)
-        values.append(float(value) if isinstance(value, int | float) else _NAN)
-        statuses.append(status)
-        objects.append(value)
-    return _Part(values, bytes(statuses), event, objects)
+        if data and data[0] == _DOUBLE and len(data) == 9:
+            values.append(_UNPACK_DOUBLE(data, 1)[0])
+            continue
+        number, status = _number(data) if data else (_NAN, _MISSING)
+        statuses[len(values)] = status
+        values.append(number)
+    return _Part(values, bytes(statuses), event, stored)
 
 
-def _slowly(data: bytes) -> tuple[Scalar | None, int]:
+def _number(data: bytes) -> tuple[float, int]:
+    """A value as a float, NaN if it is none, and its status."""
+    return _short_number(data) if len(data) < 6 else _any_number(data)
+
+
+@lru_cache(maxsize=16_384)
+def _short_number(data: bytes) -> tuple[float, int]:
+    """The same of counts, flags and the like, which recur."""
+    return _any_number(data)
+
+
+def _any_number(data: bytes) -> tuple[float, int]:
     try:
         value = decode_value(data)
     except Undecodable:
-        return None, _UNDECODABLE
-    return value, _MISSING if value is None else _PRESENT
+        return _NAN, _UNDECODABLE
+    if value is None:
+        return _NAN, _MISSING
+    return (float(value) if isinstance(value, int | float) else _NAN), _PRESENT
 
 
 def _absent(count: int) -> _Part:
-    return _Part([_NAN] * count, bytes([_MISSING] * count), _NAN, [None] * count)
+    return _Part([_NAN] * count, bytes([_MISSING] * count), _NAN)
 
 
 def _unreadable(stored: Sequence[bytes | None]) -> _Part:
     statuses = bytes(_UNDECODABLE if data else _MISSING for data in stored)
-    return _Part([_NAN] * len(stored), statuses, _NAN, [None] * len(stored))
+    return _Part([_NAN] * len(stored), statuses, _NAN)
 
 
-def _is_wrong_type(error: RedisError) -> bool:
-    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+def _reply(connection: Any) -> Any:
+    """The next reply; the refusal of a key that is no hash is one, any other error is raised."""
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        return error
 
 
 def _key_prefix(join_keys: Sequence[str]) -> bytes:
@@ -429,6 +510,13 @@ def _key_value(value: Key) -> bytes:
     if isinstance(value, bytes):
         return _TYPE_AND_SIZE(_BYTES, len(value)) + value
     return struct.pack("<IIq", _INT64, 8, value)
+
+
+def _hmget(view: OnlineView) -> tuple[bytes, bytes]:
+    """The command that reads a view, as it goes over the wire, before and after the key and its length."""
+    fields = [*(_field(view.name, feature) for feature in view.features), f"_ts:{view.name}".encode()]
+    after = b"".join(b"\r\n$%d\r\n%s" % (len(field), field) for field in fields)
+    return b"*%d\r\n$5\r\nHMGET\r\n$" % (len(fields) + 2), after + b"\r\n"
 
 
 def _field(view: str, feature: str) -> bytes:

@@ -10,7 +10,6 @@ Arrow arrays are built from buffers because `pyarrow.array` imports pandas.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -21,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import to_json
 
 from feature_repo.window import Window, floor_hour
 from serving.errors import PredictionLogError
@@ -122,9 +123,9 @@ def _columns(entry: LogEntry) -> dict[str, Sequence[Any]]:
         "p90_minutes": estimates.p90.tolist(),
         "latency_ms": [math.nan if entry.latency_ms is None else entry.latency_ms] * rows,
         **{key: [getattr(order, key) for order in entry.orders] for key in _ENTITY_KEYS},
-        "inputs": _json_objects(entry.input_names, _or_none(entry.predictions.inputs)),
-        "statuses": _json_objects(entry.input_names, _labels(entry.predictions.statuses)),
-        "event_times": _json_objects(entry.view_names, _instants(entry.predictions.event_times)),
+        "inputs": _json_objects(entry.input_names, entry.predictions.inputs),
+        "statuses": [_labels(tuple(entry.input_names), row.tobytes()) for row in entry.predictions.statuses],
+        "event_times": [_instants(tuple(entry.view_names), *row) for row in entry.predictions.event_times.tolist()],
         "request_id": [entry.request_id] * rows,
     }
 
@@ -332,23 +333,20 @@ def _may_hold(statistics: Any, window: Window) -> bool:
 _ENTITY_KEYS = ("restaurant_id", "driver_id", "customer_id", "zone_id")
 
 
-def _json_objects(names: Sequence[str], rows: list[list[Any]]) -> list[str]:
-    return [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+def _json_objects(names: Sequence[str], rows: np.ndarray[Any, Any]) -> list[str]:
+    """Rows of numbers as JSON objects; what is no number is null."""
+    return [to_json(dict(zip(names, row, strict=True)), inf_nan_mode="null").decode() for row in rows.tolist()]
 
 
-def _or_none(values: np.ndarray[Any, Any]) -> list[list[float | None]]:
-    return [[None if math.isnan(value) else value for value in row] for row in values.tolist()]
+@lru_cache(maxsize=1_024)  # few combinations occur
+def _labels(names: tuple[str, ...], statuses: bytes) -> str:
+    return to_json({name: LABELS[status] for name, status in zip(names, statuses, strict=True)}).decode()
 
 
-def _labels(statuses: np.ndarray[Any, Any]) -> list[list[str]]:
-    return np.array(LABELS, dtype=object)[statuses].tolist()  # type: ignore[no-any-return]
-
-
-def _instants(seconds: np.ndarray[Any, Any]) -> list[list[str | None]]:
-    return [
-        [None if np.isnan(value) else datetime.fromtimestamp(value, UTC).isoformat() for value in row]
-        for row in seconds
-    ]
+@lru_cache(maxsize=1_024)  # rows of one hour share theirs
+def _instants(names: tuple[str, ...], *seconds: float) -> str:
+    instants = [None if math.isnan(each) else datetime.fromtimestamp(each, UTC).isoformat() for each in seconds]
+    return to_json(dict(zip(names, instants, strict=True))).decode()
 
 
 def _validity(present: np.ndarray[Any, Any]) -> pa.Buffer:

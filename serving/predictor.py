@@ -8,11 +8,11 @@ is NaN then, and the answer is marked `degraded`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,9 @@ class FeatureStatus(IntEnum):
         """The name in answers, logs and metrics."""
         return self.name.lower()
 
+
+_PRESENT, _STALE, _MISSING, _UNDECODABLE, _UNAVAILABLE = (np.uint8(status) for status in FeatureStatus)
+"""For numpy, which takes a member of an enumeration apart at each use."""
 
 LABELS = tuple(status.label for status in FeatureStatus)
 
@@ -170,23 +173,23 @@ class Predictor:
         looked, store_down = self._look_up(orders, placed_at)
         shape = (len(orders), len(self.bundle.document.inputs))
         inputs = np.full(shape, np.nan)
-        statuses = np.full(shape, FeatureStatus.MISSING, dtype=np.uint8)
         inputs[:, self._stored_to] = looked.values[:, self._stored_from]
-        statuses[:, self._stored_to] = looked.statuses[:, self._stored_from]
-        self._fill_in(inputs, statuses, self._request_columns(orders))
-        self._fill_in(inputs, statuses, self._computed_columns(orders, placed_at, looked))
+        for index, column in self._request_columns(orders, placed_at, looked):
+            inputs[:, index] = column
+        statuses = np.where(np.isnan(inputs), _MISSING, _PRESENT)
+        stored = looked.statuses[:, self._stored_from]
+        statuses[:, self._stored_to] = stored
         estimates = self.bundle.estimate(inputs.astype(np.float32))
-        reasons = self._reasons(statuses[:, self._stored_to], store_down)
-        return Predictions(inputs, statuses, looked.event_times, estimates, reasons)
+        return Predictions(inputs, statuses, looked.event_times, estimates, self._reasons(stored, store_down))
 
     def _look_up(self, orders: Sequence[Order], placed_at: NDArray[np.float64]) -> tuple[Looked, bool]:
         if not self.views:
-            return self._nothing(len(orders), FeatureStatus.MISSING), False
+            return self._nothing(len(orders), _MISSING), False
         rows = [{key: getattr(order, key, None) for key in self._join_keys} for order in orders]
         try:
             looked = self.lookup.read(rows, min(order.placed_at for order in orders))
         except LookupFailed:
-            return self._nothing(len(orders), FeatureStatus.UNAVAILABLE), True
+            return self._nothing(len(orders), _UNAVAILABLE), True
         return self._expire(looked, placed_at), False
 
     def _expire(self, looked: Looked, placed_at: NDArray[np.float64]) -> Looked:
@@ -194,11 +197,11 @@ class Predictor:
         if len(placed_at) == 1:
             return looked
         expired = placed_at[:, None] - looked.event_times > self._ttl
-        stale = expired[:, self._view_of_column] & (looked.statuses == FeatureStatus.PRESENT)
-        statuses = np.where(stale, np.uint8(FeatureStatus.STALE), looked.statuses)
+        stale = expired[:, self._view_of_column] & (looked.statuses == _PRESENT)
+        statuses = np.where(stale, _STALE, looked.statuses)
         return Looked(np.where(stale, np.nan, looked.values), statuses, looked.event_times)
 
-    def _nothing(self, rows: int, status: FeatureStatus) -> Looked:
+    def _nothing(self, rows: int, status: np.uint8) -> Looked:
         columns = len(self._view_of_column)
         return Looked(
             np.full((rows, columns), np.nan),
@@ -206,33 +209,27 @@ class Predictor:
             np.full((rows, len(self.views)), np.nan),
         )
 
-    def _request_columns(self, orders: Sequence[Order]) -> Mapping[int, NDArray[np.float64]]:
-        return {index: _column(orders, name) for index, name in self._requested}
-
-    def _computed_columns(
+    def _request_columns(
         self, orders: Sequence[Order], placed_at: NDArray[np.float64], looked: Looked
-    ) -> Mapping[int, NDArray[np.float64]]:
-        if not self._computed:
-            return {}
-        mean = np.full(len(orders), np.nan)
-        if self._restaurant_value is not None:
-            mean = looked.values[:, self._restaurant_value]
-        values = request_time.compute(placed_at, _column(orders, "order_value"), mean)
-        return {index: np.asarray(values[feature], dtype=np.float64) for index, feature in self._computed}
-
-    @staticmethod
-    def _fill_in(
-        inputs: NDArray[np.float64], statuses: NDArray[np.uint8], columns: Mapping[int, NDArray[np.float64]]
-    ) -> None:
-        for index, column in columns.items():
-            inputs[:, index] = column
-            statuses[:, index] = np.where(np.isnan(inputs[:, index]), FeatureStatus.MISSING, FeatureStatus.PRESENT)
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """The inputs that come with the request or are computed from it, and where they go."""
+        for index, name in self._requested:
+            yield index, _column(orders, name)
+        if self._computed:
+            mean = np.full(len(orders), np.nan)
+            if self._restaurant_value is not None:
+                mean = looked.values[:, self._restaurant_value]
+            values = request_time.compute(placed_at, _column(orders, "order_value"), mean)
+            for index, feature in self._computed:
+                yield index, values[feature]
 
     def _reasons(self, stored: NDArray[np.uint8], store_down: bool) -> list[tuple[str, ...]]:
         standing = (*self.standing_reasons, STORE_DOWN) if store_down else self.standing_reasons
-        present = (stored == FeatureStatus.PRESENT).any(axis=1)
-        only_stale = (stored == FeatureStatus.STALE).any(axis=1) & ~present
-        undecodable = (stored == FeatureStatus.UNDECODABLE).any(axis=1)
+        if not stored.any():  # all present
+            return [standing] * len(stored)
+        present = (stored == _PRESENT).any(axis=1)
+        only_stale = (stored == _STALE).any(axis=1) & ~present
+        undecodable = (stored == _UNDECODABLE).any(axis=1)
         return [
             standing + (ALL_STALE,) * bool(stale) + (UNDECODABLE,) * bool(broken)
             for stale, broken in zip(only_stale, undecodable, strict=True)

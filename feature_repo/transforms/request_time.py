@@ -18,6 +18,7 @@ MONDAY = 4 * DAY_SECONDS
 """1970-01-05, the first Monday of Unix time: the start of a week."""
 PEAK_HOURS = (11, 12, 13, 18, 19, 20)
 """Full hours of lunch and dinner, UTC. A marketplace in another zone learns its phase from the sines and cosines."""
+_IS_PEAK = np.array([hour in PEAK_HOURS for hour in range(24)], dtype=np.int64)
 
 
 def compute(
@@ -47,15 +48,16 @@ def compute(
     (1.0, 1.5)
     """
     seconds = np.asarray(placed_at, dtype=np.float64)
-    day_angle = 2 * np.pi * (seconds % DAY_SECONDS) / DAY_SECONDS
+    day_seconds = seconds % DAY_SECONDS
+    day_angle = 2 * np.pi * day_seconds / DAY_SECONDS
     week_angle = 2 * np.pi * ((seconds - MONDAY) % WEEK_SECONDS) / WEEK_SECONDS
-    hour = (seconds % DAY_SECONDS) // HOUR_SECONDS
+    hour = (day_seconds // HOUR_SECONDS).astype(np.intp)
     return {
         "hour_of_day_sin": np.sin(day_angle),
         "hour_of_day_cos": np.cos(day_angle),
         "day_of_week_sin": np.sin(week_angle),
         "day_of_week_cos": np.cos(week_angle),
-        "is_peak_hour": np.isin(hour, PEAK_HOURS).astype(np.int64),
+        "is_peak_hour": _IS_PEAK.take(hour, mode="clip"),
         "order_value_to_restaurant_mean": _ratio(order_value, restaurant_order_value_mean),
     }
 

@@ -76,9 +76,9 @@ def test_a_row_is_logged_with_every_value(log: PredictionLog, settings: Settings
         "driver_id": None,
         "customer_id": None,
         "zone_id": "zürich",
-        "inputs": '{"a": 31.25, "b": null}',
-        "statuses": '{"a": "present", "b": "stale"}',
-        "event_times": '{"view": "2026-05-01T11:00:00+00:00"}',
+        "inputs": '{"a":31.25,"b":null}',
+        "statuses": '{"a":"present","b":"stale"}',
+        "event_times": '{"view":"2026-05-01T11:00:00+00:00"}',
         "request_id": "q1",
     }
 
@@ -92,7 +92,7 @@ def test_what_is_absent_is_null(log: PredictionLog, settings: Settings):
 
     (row,) = read_predictions(settings, DAY_OF_NOON).to_dicts()
 
-    assert (row["latency_ms"], row["request_id"], row["event_times"]) == (None, None, '{"view": null}')
+    assert (row["latency_ms"], row["request_id"], row["event_times"]) == (None, None, '{"view":null}')
     assert row["status"] == "degraded"
 
 
