@@ -57,10 +57,13 @@ def stand_in(target: str, result: Any, calls: list[list[str]]) -> None:
 def cover(until: str) -> None:
     """Note that features have been computed up to this instant."""
     from config import get_settings
+    from feature_repo.transforms import versions
     from feature_repo.transforms.coverage import Coverage, write_coverage
+    from feature_repo.window import HOUR, Window
 
     end = datetime.fromisoformat(until)
-    write_coverage(Coverage(end, end), get_settings())
+    versions.note_span(Window(end - HOUR, end), get_settings())
+    write_coverage(Coverage(end - HOUR, end), get_settings())
 
 
 def run(scenario: Scenario, bag: Any) -> dict[str, Any]:
