@@ -36,7 +36,7 @@ def rows(tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start
         left in it (the online store would otherwise keep the last value), and every midnight while the entity's last
         tile is younger than the heartbeat.
     """
-    parts = [_entering(tiles, transform, start)]
+    parts = [_standing(tiles, transform, start), _entering(tiles, transform, start)]
     parts += [_leaving(tiles, transform, hours(window), start, end) for window in transform.windows]
     if base is not None:
         parts.append(_carried(base, transform, start))
@@ -53,25 +53,38 @@ def read_from(transform: ViewTransform, start: int) -> int:
     return start - max(spans, default=0)
 
 
-def _entering(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
-    new = tiles.tile_hour >= start
+def _standing(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
+    """What the tiles before `start` add up to then, in one row per key: the windows begin with it."""
+    old = tiles.filter(tiles.tile_hour < start)
 
     def value(running: Running) -> ir.Value:
-        partial = tiles[running.partial.column]
-        if running.window is None and running.partial.kind != "last":
-            return new.ifelse(partial, 0)  # older tiles are in the base already
-        return partial
+        partial = old[running.partial.column]
+        if running.partial.kind == "last":
+            return partial.max()
+        if running.window is None:
+            return _whole(0)  # in the base already
+        return ibis.coalesce(partial.sum(where=old.tile_hour + 1 + hours(running.window) > start), 0)
 
-    return tiles.select(
-        key=tiles[transform.key],
-        at=ibis.greatest(tiles.tile_hour + 1, start),
-        last_tile=tiles.tile_hour,
+    return old.group_by(key=old[transform.key]).agg(
+        at=_whole(start),
+        last_tile=old.tile_hour.max(),
         **{running.column: value(running) for running in transform.running},
     )
 
 
+def _entering(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
+    new = tiles.filter(tiles.tile_hour >= start)
+    return new.select(
+        key=new[transform.key],
+        at=new.tile_hour + 1,
+        last_tile=new.tile_hour,
+        **{running.column: new[running.partial.column] for running in transform.running},
+    )
+
+
 def _leaving(tiles: ir.Table, transform: ViewTransform, window: int, start: int, end: int) -> ir.Table:
-    gone = tiles.filter(tiles.tile_hour + 1 + window <= end)
+    out = tiles.tile_hour + 1 + window
+    gone = tiles.filter(out > start, out <= end)
 
     def value(running: Running) -> ir.Value:
         if running.partial.kind == "last":
@@ -81,7 +94,7 @@ def _leaving(tiles: ir.Table, transform: ViewTransform, window: int, start: int,
 
     return gone.select(
         key=gone[transform.key],
-        at=ibis.greatest(gone.tile_hour + 1 + window, start),
+        at=gone.tile_hour + 1 + window,
         last_tile=gone.tile_hour,
         **{running.column: value(running) for running in transform.running},
     )
