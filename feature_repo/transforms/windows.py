@@ -10,6 +10,7 @@ All instants here are full hours since 1970.
 from __future__ import annotations
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from feature_repo.transforms.spec import NOW, Now, Running, ViewTransform, hours
@@ -124,7 +125,7 @@ def _accumulate(events: ir.Table, transform: ViewTransform, end: int) -> ir.Tabl
         "at",
         until=ibis.coalesce(moments["at"].lead().over(ibis.window(group_by="key", order_by="at")), _whole(end + 1)),
         last_tile=moments.last_tile.max().over(so_far),
-        **{r.column: _combine(moments[r.column], r).over(so_far) for r in transform.running},
+        **{r.column: _running(moments[r.column], r).over(so_far) for r in transform.running},
     )
 
 
@@ -133,11 +134,21 @@ def _with_heartbeats(sums: ir.Table, transform: ViewTransform, end: int) -> ir.T
     next_midnight = (sums.at // HOURS_PER_DAY + 1) * HOURS_PER_DAY
     beyond = ibis.least(sums.until, _whole(end + 1), sums.last_tile + hours(transform.heartbeat) + 1)
     midnights = ibis.range(next_midnight, ibis.greatest(beyond, next_midnight), HOURS_PER_DAY)
-    return sums.mutate(at=ibis.array([sums.at]).concat(midnights).unnest())
+    # By key while there are few rows: all of them then need to be sorted by the instant only.
+    return sums.order_by("key").mutate(at=ibis.array([sums.at]).concat(midnights).unnest())
+
+
+def _running(column: ir.Value, running: Running) -> ir.Value:
+    return column.max() if running.partial.kind == "last" else column.sum()
 
 
 def _combine(column: ir.Value, running: Running) -> ir.Value:
-    return column.max() if running.partial.kind == "last" else column.sum()
+    return column.max() if running.partial.kind == "last" else as_bigint(column.sum())
+
+
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def as_bigint(whole: dt.int64) -> dt.int64:
+    """A cast that Ibis does not leave out: DuckDB's sums have 128 bits, and summing those up again is half as fast."""
 
 
 def _finish(sums: ir.Table, transform: ViewTransform) -> ir.Table:
