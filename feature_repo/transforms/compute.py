@@ -123,6 +123,7 @@ def _view_rows(transform: ViewTransform, window: Window, new: pl.DataFrame, sett
         seen = ibis.union(*parts, distinct=False) if len(parts) > 1 else parts[0]
         base = _state_at(connection, transform, window.start, settings) if transform.lifetime else None
         frame: pl.DataFrame = connection.to_polars(windows.rows(seen, base, transform, start, end))
+    frame = frame.sort("at", maintain_order=True)
     at = pl.from_epoch(pl.col("at") * 3600, time_unit="s").dt.replace_time_zone("UTC").cast(TIMESTAMP)
     stamped = frame.with_columns(at.alias(EVENT_TIME), (at + settings.publication_delay).alias(CREATED))
     return stamped.select(list(feature_table(transform, settings).schema))

@@ -29,6 +29,7 @@ def engine(settings: Settings) -> Iterator[Backend]:
     spill.mkdir(parents=True, exist_ok=True)
     connection = ibis.duckdb.connect(temp_directory=str(spill))
     connection.raw_sql("CREATE MACRO unix_micros(instant) AS epoch_us(instant)")  # Spark's name for it
+    connection.raw_sql("CREATE MACRO as_bigint(whole) AS CAST(whole AS BIGINT)")
     try:
         yield connection
     finally:
