@@ -250,7 +250,7 @@ def run(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress
     )
     if do("validation", "checking the training set", lambda: validate_dataset(as_of, settings, spec))["stopped"]:
         return story | {"status": "stopped"}
-    do("training", f"fitting {len(spec.candidates)} candidates", lambda: train(as_of, settings, spec, progress))
+    do("training", "fitting the candidates", lambda: train(as_of, settings, spec, progress))
     if do("evaluation", "evaluating, asking the gates", lambda: evaluate(as_of, settings, spec))["passed"]:
         do("registration", "registering the version", lambda: register(as_of, settings, spec))
         return story | {"status": "registered"}
@@ -338,6 +338,8 @@ def _train(
         fitted = fit(split, dataset, spec, progress)
         difference = _export(fitted, split, dataset, spec, directory)
         registry.log_parameters(run_id, fitted.parameters)
+        for number, trial in enumerate(fitted.trials, start=1):
+            registry.log_trial(run_id, number, trial, datetime.fromisoformat(dataset.description["as_of"]))
         registry.log_files(run_id, dataset.directory / datasets.DESCRIPTION)
         progress("logging the estimator to MLflow")
         registry.log_sklearn(run_id, fitted.model, dataset.inputs, spec.label)
