@@ -372,6 +372,39 @@ def test_a_training_that_breaks_leaves_a_failed_run_and_no_candidate(stored, set
     assert list((dataset.directory / "candidates").iterdir()) == []
 
 
+@pytest.mark.parametrize("method", ["log_trial", "log_sklearn", "log_parameters"])
+def test_mlflow_gone_during_training_leaves_no_candidate_and_a_rerun_completes_it(
+    stored, settings, spec, monkeypatch, method
+):
+    dataset = stored()
+
+    def gone(*_arguments, **_options):
+        raise RegistryUnavailable("MLflow does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRegistry, method, gone)
+        with pytest.raises(RegistryUnavailable):
+            pipeline.train(AS_OF, settings, spec)
+    assert list((dataset.directory / "candidates").iterdir()) == []
+    assert pipeline.train(AS_OF, settings, spec)["reused"] is False
+    assert ModelRegistry(settings, "delivery_time").versions() == []
+
+
+def test_mlflow_gone_at_the_evaluation_decides_nothing(stored, settings, spec, monkeypatch):
+    stored()
+    pipeline.train(AS_OF, settings, spec)
+
+    def gone(*_arguments, **_options):
+        raise RegistryUnavailable("MLflow does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRegistry, "log_metrics", gone)
+        with pytest.raises(RegistryUnavailable):
+            pipeline.evaluate(AS_OF, settings, spec)
+    assert champion(settings) is None
+    assert pipeline.evaluate(AS_OF, settings, spec)["passed"]
+
+
 def test_without_mlflow_nothing_is_begun(settings, spec, monkeypatch):
     dead = Settings(mlflow_tracking_uri_override="http://127.0.0.1:9", data_dir=settings.data_dir)
     monkeypatch.setattr(pipeline.datasets, "build_dataset", lambda *_: pytest.fail("began"))
