@@ -72,7 +72,8 @@ def test_a_good_candidate_becomes_the_champion_with_its_lineage(candidate, setti
     assert run.data.metrics["validation_mae"] == pytest.approx(evaluation["metrics"]["validation_mae"])
     assert run.data.params["loss"] == "absolute_error"
     listed = {item.path for item in client.list_artifacts(made["run_id"])}
-    assert listed == {"dataset.json", "evaluation.json", "gates.json", "report.md", "serving"}
+    reports = {"evaluation.json", "gates.json", "report.md", "report.html", "model_card.md"}
+    assert listed == {"dataset.json", "serving", *reports}
     served = {Path(item.path).name for item in client.list_artifacts(made["run_id"], "serving")}
     assert served == {"model.onnx", "bundle.json", "reference.parquet"}
 
