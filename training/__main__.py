@@ -1,6 +1,7 @@
 """`python -m training`: train a model, and look after its versions.
 
-run [--as-of INSTANT] [--threshold GATE=VALUE]   build, check, train, evaluate, register or reject
+run [--as-of INSTANT] [--threshold GATE=VALUE] [--trials N] [--folds N]
+                                                 build, check, train, evaluate, register or reject
 models                                           the registered versions and the decisions about them
 promote VERSION | rollback                       move the champion
 challenge VERSION | reject VERSION               make it the challenger; take it out
@@ -45,6 +46,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
     as_of = as_utc(options.as_of) if options.as_of else floor_hour(datetime.now(UTC))
     spec = get_spec(options.model, settings).with_thresholds(dict(options.threshold))
+    if options.trials or options.folds:
+        spec = spec.with_search(options.trials, options.folds)
     story = pipeline.run(as_of, settings, spec, lambda text: print(f"  {text}", flush=True))
     print(_summary(story, spec.unit))
     return {"registered": 0, "rejected": REJECTED, "stopped": STOPPED}[story["status"]]
@@ -146,6 +149,12 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "build the training set, train, evaluate, register or reject")
     run.add_argument("--as-of", help="ISO instant with a zone; what is known later plays no part (default: this hour)")
     run.add_argument("--threshold", type=_threshold, action="append", default=[], metavar="GATE=VALUE")
+    run.add_argument(
+        "--trials", type=int, default=0, help="candidates to draw beside those of the spec (default: none)"
+    )
+    run.add_argument(
+        "--folds", type=int, default=0, help="judge candidates over so many rolling origins (default: none)"
+    )
     command("models", _models, "list the registered versions")
     promote = command("promote", _promote, "make a version the champion")
     promote.add_argument("version")

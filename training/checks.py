@@ -11,6 +11,7 @@ import polars as pl
 from feature_repo.window import DAY
 from training.dataset import Dataset
 from training.errors import DatasetError
+from training.probes import probe
 from training.spec import ModelSpec
 from training.split import split_by_time
 
@@ -33,17 +34,20 @@ def check_dataset(dataset: Dataset, spec: ModelSpec) -> dict[str, Any]:
     dict
         `stopped` (bool), `failures` (list of sentences), `notes` (sentences that stop nothing),
         `absent_in_source` (features that are all missing because the source lacks the column that they are made of),
-        `null_rates`.
+        `null_rates`, `probes` (see `training.probes`; None if there was something wrong before).
     """
     rows = dataset.rows()
     rates: dict[str, float] = dataset.description["null_rates"]
     absent = absent_features(dataset)
     failures = [*_row_failures(rows, spec), *_label_failures(rows, spec), *_null_failures(rates, absent, spec)]
     failures = failures or list(_split_failures(rows, spec))
+    leaks, probes = ([], None) if failures else probe(dataset, spec)
+    failures += leaks
     return {
         "stopped": bool(failures),
         "failures": failures,
         "notes": list(_notes(dataset)),
+        "probes": probes,
         "absent_in_source": absent,
         "null_rates": rates,
         "rows": rows.height,

@@ -209,10 +209,15 @@ def no_worse_than_champion(evidence: Evidence, threshold: float) -> GateResult:
 
 
 def slices(evidence: Evidence, threshold: float) -> GateResult:
-    """Largest error of a slice divided by the slice's own maximum, at most the threshold (1 = the spec's maxima)."""
+    """Largest error of a slice, less two standard errors, over the slice's own maximum, at most the threshold.
+
+    1 = the spec's maxima. So a slice of few rows fails only if it is shown to be too bad.
+    """
     limited = [row for row in evidence.slices if row.get("maximum") is not None]
     judged = {
-        row["slice"]: row[evidence.primary] / row["maximum"] for row in limited if row[evidence.primary] is not None
+        row["slice"]: max(0.0, row[evidence.primary] - 2 * row["standard_error"]) / row["maximum"]
+        for row in limited
+        if row[evidence.primary] is not None
     }
     unjudged = [f"{row['slice']} ({row['note']})" for row in limited if row["slice"] not in judged]
     aside = f"; not judged: {', '.join(unjudged)}" if unjudged else ""
@@ -334,7 +339,8 @@ def _slice_texts(
     found = {row["slice"]: row for row in rows}
     return [
         f"{name} ({found[name][evidence.primary]:.2f} {evidence.unit}, at most "
-        f"{found[name]['maximum'] * threshold:.2f}, {found[name]['rows']} rows)"
+        f"{found[name]['maximum'] * threshold:.2f} beyond {2 * found[name]['standard_error']:.2f} of noise, "
+        f"{found[name]['rows']} rows)"
         for name in names
     ]
 

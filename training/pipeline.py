@@ -29,6 +29,8 @@ from training.export import OnnxModel, to_onnx
 from training.files import canonical_hash, new_directory, read_json, write_json
 from training.gates import ChampionEvidence, Evidence, GateResult, decide
 from training.lineage import code_hash, lineage_tags
+from training.page import html_report, model_card
+from training.pictures import pictures
 from training.registry import REGISTERED_TAG, SERVING, ModelRegistry, Version
 from training.report import report
 from training.spec import ModelSpec
@@ -115,7 +117,8 @@ def evaluate(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, 
     Returns
     -------
     dict
-        `passed`, `gates`, `metrics`, `baselines`, `champion` (version or None), `interval`, `slices`, `rows`, `gap`.
+        `passed`, `gates`, `metrics`, `baselines`, `champion` (version or None), `interval`, `slices`, `rows`, `gap`,
+        `pictures`.
     """
     dataset = noted_dataset(as_of, settings, spec)
     candidate = _candidate(dataset, spec)
@@ -142,6 +145,7 @@ def evaluate(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, 
     )
     gates = decide(evidence, spec.gates)
     evaluation |= {
+        "pictures": pictures(model.predict, split, dataset, spec),
         "champion": champion.version if champion else None,
         "gates": [gate.to_dict() for gate in gates],
         "passed": all(gate.passed for gate in gates),
@@ -250,7 +254,7 @@ def run(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress
     )
     if do("validation", "checking the training set", lambda: validate_dataset(as_of, settings, spec))["stopped"]:
         return story | {"status": "stopped"}
-    do("training", f"fitting {len(spec.candidates)} candidates", lambda: train(as_of, settings, spec, progress))
+    do("training", "fitting the candidates", lambda: train(as_of, settings, spec, progress))
     if do("evaluation", "evaluating, asking the gates", lambda: evaluate(as_of, settings, spec))["passed"]:
         do("registration", "registering the version", lambda: register(as_of, settings, spec))
         return story | {"status": "registered"}
@@ -338,6 +342,8 @@ def _train(
         fitted = fit(split, dataset, spec, progress)
         difference = _export(fitted, split, dataset, spec, directory)
         registry.log_parameters(run_id, fitted.parameters)
+        for number, trial in enumerate(fitted.trials, start=1):
+            registry.log_trial(run_id, number, trial, datetime.fromisoformat(dataset.description["as_of"]))
         registry.log_files(run_id, dataset.directory / datasets.DESCRIPTION)
         progress("logging the estimator to MLflow")
         registry.log_sklearn(run_id, fitted.model, dataset.inputs, spec.label)
@@ -374,8 +380,15 @@ def _log_evaluation(
     spec: ModelSpec,
 ) -> None:
     directory = _candidate_directory(dataset, spec)
-    page = report(evaluation, f"{spec.name} as of {as_utc(as_of).isoformat()}", spec.unit)
-    (directory / "report.md").write_text(page, encoding="utf-8")
+    title = f"{spec.name} as of {as_utc(as_of).isoformat()}"
+    facts = {"Predicts": f"{spec.label} ({spec.kind})", "Estimator": spec.estimator, "Owner": spec.owner}
+    written = {
+        "report.md": report(evaluation, title, spec.unit),
+        "report.html": html_report(evaluation, title, spec.unit),
+        "model_card.md": model_card(evaluation, dataset.description, facts),
+    }
+    for name, text in written.items():
+        (directory / name).write_text(text, encoding="utf-8")
     write_json(directory / "gates.json", evaluation["gates"])
     write_json(directory / EVALUATION, evaluation)
     baselines = {
@@ -386,7 +399,7 @@ def _log_evaluation(
     }
     interval = {f"interval_{name}": value for name, value in (evaluation["interval"] or {}).items()}
     registry.log_metrics(run_id, {**evaluation["metrics"], **baselines, **interval}, as_utc(as_of))
-    for name in ("report.md", "gates.json", EVALUATION):
+    for name in (*written, "gates.json", EVALUATION):
         registry.log_files(run_id, directory / name)
 
 

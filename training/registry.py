@@ -42,6 +42,8 @@ REGISTERED_TAG = "registered"
 """Set on a version when its promotion is complete; a version without it is the remains of a killed run."""
 REJECTED_TAG = "rejected"
 """Set on a version that a rollback must pass by."""
+TRIAL_ERRORS = ("validation_", "rolling_")
+"""How the names of a trial's errors begin; the argument `validation_fraction` of an estimator is stated by the spec."""
 TRUSTED_TYPES = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 
 CLIENT_ENVIRONMENT = {
@@ -131,6 +133,14 @@ class ModelRegistry:
             run_id = str(self._client.create_run(self._experiment(), run_name=name, tags=dict(tags)).info.run_id)
         self.log_parameters(run_id, parameters)
         return run_id
+
+    def log_trial(self, parent: str, number: int, trial: Mapping[str, Any], at: datetime) -> None:
+        """Log a trial of a search as a child run: arguments as parameters; error, iterations, seconds as metrics."""
+        measured = {name for name in trial if name in ("iterations", "seconds") or name.startswith(TRIAL_ERRORS)}
+        parameters = {name: value for name, value in trial.items() if name not in measured}
+        run_id = self.start_run(f"trial {number}", {"mlflow.parentRunId": parent}, parameters)
+        self.log_metrics(run_id, {name: float(trial[name]) for name in measured}, at)
+        self.end_run(run_id)
 
     def run_exists(self, run_id: str) -> bool:
         """Whether the run is there and not deleted."""

@@ -79,6 +79,26 @@ class HiddenEntity:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchSpec:
+    """A bounded search beside the candidates that a spec names.
+
+    Parameters
+    ----------
+    space : mapping
+        Argument -> the values to draw from.
+    trials : int
+        How many combinations are drawn, without repetition; the seed decides which.
+    folds : int
+        0: a candidate is judged by its error on the validation rows. Else by its mean error over so many rolling
+        origins within the train rows, and the best is fitted again on all of them.
+    """
+
+    space: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    trials: int = 0
+    folds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetLimits:
     """What a training set must look like before anything is trained on it.
 
@@ -120,6 +140,8 @@ class ModelSpec:
         Arguments that all candidates share.
     candidates : sequence of mappings
         Arguments of each candidate; the one with the smallest validation error is taken.
+    search : SearchSpec
+        Further candidates, drawn from a space; and how candidates are judged.
     gates : sequence of GateSpec
     slices : sequence of SliceSpec
     fairness : sequence of SliceSpec
@@ -155,6 +177,7 @@ class ModelSpec:
     seed: int = 20260101
     kind: str = "regression"
     label_horizon: timedelta = timedelta()
+    search: SearchSpec = SearchSpec()
     owner: str = field(default="delivery-eta", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -187,6 +210,18 @@ class ModelSpec:
             raise ValueError(f"model {self.name!r} has no gates {sorted(unknown)}; it has {known}")
         gates = tuple(replace(gate, threshold=thresholds.get(gate.name, gate.threshold)) for gate in self.gates)
         return replace(self, gates=gates)
+
+    def with_search(self, trials: int, folds: int) -> ModelSpec:
+        """The same model with a larger or smaller search.
+
+        Raises
+        ------
+        ValueError
+            Trials are asked for and the model has no space to draw them from.
+        """
+        if trials and not self.search.space:
+            raise ValueError(f"model {self.name!r} has no search space: give its spec `search=SearchSpec(space=...)`")
+        return replace(self, search=replace(self.search, trials=trials, folds=folds))
 
     def fingerprint(self) -> str:
         """SHA-256 of all that training depends on; not of the gates, which decide afterwards, nor of the code."""

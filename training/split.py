@@ -70,6 +70,32 @@ def split_by_time(rows: pl.DataFrame, spec: ModelSpec) -> Split:
     return split
 
 
+def rolling_origins(train: pl.DataFrame, folds: int, spec: ModelSpec) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Pairs of earlier rows and the stretch that follows them, the origin rolling forward through the train rows.
+
+    The rows are cut at equal shares into `folds + 1` stretches; each but the first is held out once. Earlier rows whose
+    label was not known at the start of the held-out stretch are left out.
+
+    Raises
+    ------
+    DatasetError
+        A pair would have no rows.
+    """
+    instants = train[spec.instant]
+    starts = [instants[train.height * number // (folds + 1)] for number in range(1, folds + 1)]
+    pairs = []
+    for start, end in zip(starts, [*starts[1:], None], strict=True):
+        later = pl.col(spec.instant) >= start
+        held_out = train.filter(later if end is None else later & (pl.col(spec.instant) < end))
+        pairs.append((_known_before(train.filter(~later), start), held_out))
+        if not all(part.height for part in pairs[-1]):
+            raise DatasetError(
+                f"{spec.name}: no rows for the origin {start} of {folds} rolling origins: ask for fewer folds, or "
+                "bring in more history"
+            )
+    return pairs
+
+
 def _starts(ordered: pl.DataFrame, spec: ModelSpec) -> tuple[datetime, datetime]:
     instants, height = ordered[spec.instant], ordered.height
     if not spec.label_horizon:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import polars as pl
 from training.dataset import Dataset
 from training.export import Matrix, Vector
 from training.spec import ModelSpec
-from training.split import Split
+from training.split import Split, rolling_origins
 
 LOGGER = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Fitted:
     parameters : mapping
         All its arguments.
     trials : list of dict
-        Of every candidate: its arguments, validation error, iterations, seconds.
+        Of every candidate: its arguments, error, iterations, seconds.
     """
 
     model: Any
@@ -70,38 +71,67 @@ def hide(values: Matrix, dataset: Dataset, spec: ModelSpec, share: float) -> Mat
 
 def training_matrix(split: Split, dataset: Dataset, spec: ModelSpec) -> Matrix:
     """The train rows as the estimator sees them: the hidden entity is missing on its share of them."""
-    return hide(matrix(split.train, dataset.inputs), dataset, spec, spec.hidden.share if spec.hidden else 0.0)
+    return _as_trained(split.train, dataset, spec)
+
+
+def candidates(spec: ModelSpec) -> list[Mapping[str, Any]]:
+    """The candidates that the spec names, then those that its search draws; the same seed draws the same."""
+    from sklearn.model_selection import ParameterSampler
+
+    size = math.prod(len(values) for values in spec.search.space.values())
+    trials = min(spec.search.trials, size)
+    drawn = ParameterSampler(dict(spec.search.space), trials, random_state=spec.seed) if trials else []
+    return [*spec.candidates, *drawn]
 
 
 def fit(split: Split, dataset: Dataset, spec: ModelSpec, progress: Progress = LOGGER.info) -> Fitted:
-    """Fit every candidate on the train rows and keep the one with the smallest validation error.
+    """Fit every candidate and keep the one with the smallest error, on the validation rows or over rolling origins.
 
-    Validation rows also stop a candidate early; the test rows play no part.
+    Held-out rows also stop a candidate early; the test rows play no part.
     """
-    inputs, target = training_matrix(split, dataset, spec), labels(split.train, spec)
-    held_out = hide(matrix(split.validation, dataset.inputs), dataset, spec, 1.0)
-    held_out_target = labels(split.validation, spec)
-    fillable = _without_empty_columns(inputs)
+    origins = [(split.train, split.validation)]
+    if spec.search.folds:
+        origins = rolling_origins(split.train, spec.search.folds, spec)
+    prepared = [_prepared(train, held_out, dataset, spec) for train, held_out in origins]
+    judged_by = f"{'rolling' if spec.search.folds else 'validation'}_{spec.task.primary}"
+    listed = candidates(spec)
     best: tuple[float, Any, Mapping[str, Any]] | None = None
     trials = []
-    for number, candidate in enumerate(spec.candidates, start=1):
+    for number, candidate in enumerate(listed, start=1):
         begun = time.perf_counter()
         parameters = {**spec.parameters, **candidate}
-        model = _fit_one(spec, parameters, (fillable, target), (held_out, held_out_target))
-        error = float(np.mean(spec.task.losses(spec.task.predict(model, held_out), held_out_target)))
-        iterations = int(getattr(model, "n_iter_", 0))
+        models = [_fit_one(spec, parameters, *pair) for pair in prepared]
+        error = float(np.mean([_error(model, pair[1], spec) for model, pair in zip(models, prepared, strict=True)]))
+        iterations = int(np.mean([getattr(model, "n_iter_", 0) for model in models]))
         seconds = round(time.perf_counter() - begun, 2)
-        trials.append(
-            {**candidate, f"validation_{spec.task.primary}": error, "iterations": iterations, "seconds": seconds}
-        )
+        trials.append({**candidate, judged_by: error, "iterations": iterations, "seconds": seconds})
         progress(
-            f"candidate {number} of {len(spec.candidates)}: validation error {error:.3f} {spec.unit}, "
+            f"candidate {number} of {len(listed)}: {judged_by.partition('_')[0]} error {error:.3f} {spec.unit}, "
             f"{iterations} iterations, {seconds:.1f} s"
         )
         if best is None or error < best[0]:
-            best = (error, model, parameters)
+            best = (error, models[-1], parameters)
     assert best is not None  # a spec has at least one candidate
-    return Fitted(best[1], best[2], trials)
+    model = best[1]
+    if spec.search.folds:
+        model = _fit_one(spec, best[2], *_prepared(split.train, split.validation, dataset, spec))
+    return Fitted(model, best[2], trials)
+
+
+def _prepared(
+    train: pl.DataFrame, held_out: pl.DataFrame, dataset: Dataset, spec: ModelSpec
+) -> tuple[tuple[Matrix, Vector], tuple[Matrix, Vector]]:
+    seen = _without_empty_columns(_as_trained(train, dataset, spec))
+    unseen = hide(matrix(held_out, dataset.inputs), dataset, spec, 1.0)
+    return (seen, labels(train, spec)), (unseen, labels(held_out, spec))
+
+
+def _as_trained(rows: pl.DataFrame, dataset: Dataset, spec: ModelSpec) -> Matrix:
+    return hide(matrix(rows, dataset.inputs), dataset, spec, spec.hidden.share if spec.hidden else 0.0)
+
+
+def _error(model: Any, held_out: tuple[Matrix, Vector], spec: ModelSpec) -> float:
+    return float(np.mean(spec.task.losses(spec.task.predict(model, held_out[0]), held_out[1])))
 
 
 def _without_empty_columns(inputs: Matrix) -> Matrix:

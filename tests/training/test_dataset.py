@@ -126,6 +126,14 @@ def test_a_source_without_a_column_still_trains_and_says_so(stored, spec):
     assert verdict["absent_in_source"] == [DRIVER_MEAN, "distance_km"]
 
 
+def test_a_window_that_is_longer_than_the_history_is_said_and_stops_nothing(stored, spec):
+    verdict = check_dataset(stored(), spec)
+    assert not verdict["stopped"]
+    (note,) = verdict["notes"]
+    assert note.startswith("the window begins at 2026-01-31, the first row with a known label is of 2026-03-02")
+    assert check_dataset(stored(window={"start": "2026-03-02T00:00:00+00:00"}), spec)["notes"] == []
+
+
 def test_limits_come_from_the_spec(stored, spec):
     strict = replace(spec, limits=DatasetLimits(minimum_rows=10_000, label_minimum=1, label_maximum=180))
     assert check_dataset(stored(), strict)["failures"][0].startswith("3000 rows, at least 10000")

@@ -94,8 +94,8 @@ def test_without_a_champion_the_comparison_is_recorded_as_such():
         (
             "slices",
             {"slices": [part("peak", 9.9, 9.0), part("zone a", 5.0, 10.0), part("far", 30.0, 10.0)]},
-            3.0,
-            r"too large an error on far \(30.00 minutes, at most 10.00, 500 rows\), peak \(9.90",
+            2.98,
+            r"too large an error on far \(30.00 minutes, at most 10.00 beyond 0.20 of noise, 500 rows\), peak \(9.90",
         ),
         (
             "fairness",

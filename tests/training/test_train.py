@@ -15,12 +15,12 @@ import pytest
 
 from tests.training.conftest import DRIVER_MEAN, market
 from training.bundle import verify_bundle, write_bundle
-from training.errors import BundleMismatch
+from training.errors import BundleMismatch, DatasetError
 from training.evaluate import conformal_offsets, evaluate
 from training.export import OnnxModel, to_onnx
-from training.spec import SliceSpec
-from training.split import split_by_time
-from training.train import fit, hide, matrix, training_matrix
+from training.spec import SearchSpec, SliceSpec
+from training.split import rolling_origins, split_by_time
+from training.train import candidates, fit, hide, matrix, training_matrix
 
 
 @pytest.fixture
@@ -58,6 +58,41 @@ def test_the_best_candidate_by_validation_error_is_kept(split, dataset, spec):
     fitted = fit(split, dataset, replace(spec, candidates=(worse, spec.candidates[0])))
     assert fitted.parameters["max_iter"] == 300
     assert [trial["iterations"] > 1 for trial in fitted.trials] == [False, True]
+
+
+def test_a_search_is_bounded_seeded_and_without_repetition(spec):
+    wide = spec.with_search(trials=10, folds=0)
+    drawn = candidates(wide)
+    assert drawn == candidates(wide)
+    assert (len(drawn), drawn[0]) == (11, spec.candidates[0])
+    assert len({json.dumps(candidate, sort_keys=True) for candidate in drawn}) == 11
+    assert candidates(replace(wide, seed=1)) != drawn
+    tiny = replace(spec, search=SearchSpec({"max_iter": (1, 2)}, trials=50))
+    assert candidates(tiny)[1:] == [{"max_iter": 1}, {"max_iter": 2}] or len(candidates(tiny)) == 3
+    with pytest.raises(ValueError, match="has no search space"):
+        replace(spec, search=SearchSpec()).with_search(3, 0)
+
+
+def test_rolling_origins_go_forward_and_know_no_later_label(split, spec):
+    pairs = rolling_origins(split.train, 3, spec)
+    assert len(pairs) == 3
+    for earlier, held_out in pairs:
+        assert earlier["label_known_at"].max() <= held_out["placed_at"].min()
+    assert [pair[0].height for pair in pairs] == sorted(pair[0].height for pair in pairs)
+    assert pl.concat([held_out for _, held_out in pairs])["order_id"].is_unique().all()
+    with pytest.raises(DatasetError, match="ask for fewer folds"):
+        rolling_origins(split.train.head(5), 5, spec)
+
+
+def test_over_rolling_origins_the_best_is_found_and_fitted_again_on_all_train_rows(split, dataset, spec):
+    worse = {**spec.candidates[0], "max_iter": 1}
+    several = replace(spec, candidates=(worse, spec.candidates[0])).with_search(trials=0, folds=2)
+    fitted = fit(split, dataset, several)
+    assert [set(trial) >= {"rolling_mae", "iterations", "seconds"} for trial in fitted.trials] == [True, True]
+    assert fitted.trials[0]["rolling_mae"] > fitted.trials[1]["rolling_mae"]
+    alone = fit(split, dataset, replace(spec, candidates=(spec.candidates[0],)))
+    values = matrix(split.test, dataset.inputs)
+    np.testing.assert_array_equal(fitted.model.predict(values), alone.model.predict(values))
 
 
 def test_a_feature_without_any_value_does_not_stop_the_fit_nor_count(stored, spec):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from feature_repo.window import DAY, HOUR, Window, floor_hour
-from training.spec import DatasetLimits, GateSpec, ModelSpec, SliceSpec
+from training.spec import DatasetLimits, GateSpec, ModelSpec, SearchSpec, SliceSpec
 
 if TYPE_CHECKING:
     from config import Settings
@@ -92,6 +92,14 @@ SPEC = ModelSpec(
     candidates=(
         {"learning_rate": 0.1, "max_leaf_nodes": 15, "min_samples_leaf": 40},
         {"learning_rate": 0.05, "max_leaf_nodes": 8, "min_samples_leaf": 100, "l2_regularization": 10.0},
+    ),
+    search=SearchSpec(
+        space={
+            "learning_rate": (0.03, 0.05, 0.1),
+            "max_leaf_nodes": (4, 8, 15, 31),
+            "min_samples_leaf": (40, 100, 400),
+            "l2_regularization": (0.0, 1.0, 10.0),
+        }
     ),
     gates=(
         GateSpec("validation_roc_auc", 0.65),
