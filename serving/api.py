@@ -129,12 +129,12 @@ class Prediction(BaseModel):
     stale_features: list[str] = Field(description="Inputs older than their time to live, treated as missing.")
     features: dict[str, FeatureValue] | None = Field(default=None, description="With `?features=true`.")
     as_of: datetime = Field(description="The instant of the prediction: the order's `placed_at`.")
+    model: ModelName
 
 
 class PredictResponse(Prediction):
-    """A prediction, and what it came from."""
+    """A prediction, and the request that it answers."""
 
-    model: ModelName
     request_id: str
 
 
@@ -161,7 +161,6 @@ class BatchResponse(BaseModel):
     rows: list[BatchRow]
     succeeded: int
     failed: int
-    model: ModelName
     request_id: str
 
 
@@ -185,6 +184,15 @@ class Ready(BaseModel):
     parts: dict[str, PartState]
 
 
+class ChallengerDescription(BaseModel):
+    """The version with the alias `challenger`, and what part it takes."""
+
+    version: str
+    mode: Literal["off", "canary", "ab", "shadow"]
+    share: float
+    variant: str
+
+
 class ModelDescription(BaseModel):
     """The model in use and where it comes from."""
 
@@ -194,6 +202,7 @@ class ModelDescription(BaseModel):
     version: str
     alias: str
     variant: str
+    challenger: ChallengerDescription | None
     registry: Literal["not asked", "ok", "no champion", "unreachable"]
     registry_reason: str
     last_refusal: str | None = Field(description="Why the newest version that was refused was refused.")
@@ -335,13 +344,12 @@ async def predict(request: Request) -> Response:
     order = _parsed(await request.body()).order(service.clock())
     state = request.scope["state"]
     if service.store.pace.is_quick:
-        served = service.predict([order], request_id=state["request_id"], started=state["started"])
+        ((served, row),) = service.predict([order], request_id=state["request_id"], started=state["started"])
     else:
-        served = await run_in_threadpool(
+        ((served, row),) = await run_in_threadpool(
             service.predict, [order], request_id=state["request_id"], started=state["started"]
         )
-    answer = _prediction(served, 0, with_features)
-    answer["model"] = _model_name(served.model)
+    answer = _prediction(served, row, with_features)
     answer["request_id"] = state["request_id"]
     return Response(to_json(answer), media_type="application/json")
 
@@ -360,25 +368,22 @@ def predict_batch(
     features: Annotated[bool, Query(description="Also return the model's inputs.")] = False,
 ) -> Response:
     """Predict up to 1,000 orders in one pass. A row that is no valid order gets a problem instead of a prediction."""
-    model = service.model()
+    service.model()
     now = service.clock()
     checked = [_check_row(index, row) for index, row in enumerate(batch.orders)]
     valid = [(index, row.order(now)) for index, row in enumerate(checked) if isinstance(row, OrderRequest)]
     rows: dict[int, Any] = {row.index: row for row in checked if isinstance(row, BatchRow)}
     service.metrics.count("eta_batch_rows_rejected", by=len(rows))
-    name = _model_name(model)
     if valid:
         orders = [order for _, order in valid]
-        served = service.predict(orders, request_id=request.state.request_id, started=request.state.started)
-        name = _model_name(served.model)
-        for position, (index, order) in enumerate(valid):
-            prediction = _prediction(served, position, features)
+        answered = service.predict(orders, request_id=request.state.request_id, started=request.state.started)
+        for (index, order), (served, row) in zip(valid, answered, strict=True):
+            prediction = _prediction(served, row, features)
             rows[index] = {"index": index, "order_id": order.order_id, "prediction": prediction, "problem": None}
     answer = {
         "rows": [rows[index] for index in range(len(checked))],
         "succeeded": len(valid),
         "failed": len(checked) - len(valid),
-        "model": name,
         "request_id": request.state.request_id,
     }
     return Response(to_json(answer), media_type="application/json")
@@ -423,6 +428,7 @@ def model(service: ServiceOf) -> ModelDescription:
         alias=current.ref.alias,
         variant=current.variant,
         source=current.ref.source,
+        challenger=_challenger(service),
         registry=service.champion.registry_state,
         registry_reason=service.champion.registry_reason,
         last_refusal=service.champion.refusal,
@@ -433,6 +439,14 @@ def model(service: ServiceOf) -> ModelDescription:
 def metrics(service: ServiceOf) -> Response:
     """Export counters, latencies and the state of the parts."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _challenger(service: Service) -> ChallengerDescription | None:
+    current = service.challenger.current
+    if current is None:
+        return None
+    rule = current.rule
+    return ChallengerDescription(version=current.ref.version, mode=rule.mode, share=rule.share, variant=rule.variant)
 
 
 def _check_row(index: int, row: Any) -> OrderRequest | BatchRow:
@@ -465,6 +479,7 @@ def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]
         "stale_features": stale,
         "features": _features(served, row) if with_features else None,
         "as_of": served.orders[row].placed_at,
+        "model": _model_name(served.model),
     }
 
 

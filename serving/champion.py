@@ -1,4 +1,4 @@
-"""The model in use: resolved by alias, verified before it is used, replaced while requests go on."""
+"""The models in use: resolved by alias, verified before they are used, replaced while requests go on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from typing import Literal
 from serving.bundle import Bundle
 from serving.errors import BundleError, NoChampion, RegistryUnavailable
 from serving.predictor import Predictor
-from serving.registry_client import CHAMPION, MODEL_NAME, BundleCache, ModelRef, Registry
+from serving.registry_client import CHALLENGER, CHAMPION, MODEL_NAME, BundleCache, ModelRef, Registry
+from serving.traffic import TrafficError, TrafficRule
 
-__all__ = ["Champion", "LoadedModel", "RegistryState", "Switch"]
+__all__ = ["Challenger", "Champion", "LoadedModel", "RegistryState", "Switch"]
 
 logger = logging.getLogger(__name__)
 
 RegistryState = Literal["not asked", "ok", "no champion", "unreachable"]
 Switch = Literal["switched", "refused"]
+
+
+CHAMPION_RULE = TrafficRule("off", 1.0, CHAMPION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,12 @@ class LoadedModel:
 
     ref: ModelRef
     predictor: Predictor
-    variant: str = CHAMPION
+    rule: TrafficRule = CHAMPION_RULE
+
+    @property
+    def variant(self) -> str:
+        """The name in answers, logs and metrics."""
+        return self.rule.variant
 
     @property
     def bundle(self) -> Bundle:
@@ -37,7 +46,7 @@ class LoadedModel:
 
 
 class Champion:
-    """Keeps `current` at the version that has the alias.
+    """Keeps `current` at the version that has the alias `champion`.
 
     Parameters
     ----------
@@ -50,6 +59,8 @@ class Champion:
     on_switch : callable
         Told about each switch and each refusal, for the metrics.
     """
+
+    alias = CHAMPION
 
     def __init__(
         self,
@@ -86,7 +97,7 @@ class Champion:
         logged as an error, and the old one stays.
         """
         try:
-            ref = self.registry.resolve(MODEL_NAME, CHAMPION)
+            ref = self.registry.resolve(MODEL_NAME, self.alias)
             self._set_state("ok", "")
         except NoChampion as error:
             self._set_state("no champion", str(error))
@@ -97,10 +108,18 @@ class Champion:
             return
         if (self.current is None or self.current.ref != ref) and ref not in self.refused:
             self._switch(ref)
+        self._resolved(ref)
+
+    def _resolved(self, ref: ModelRef) -> None:
+        """The alias was asked for and leads to this version."""
+
+    def _rule(self, ref: ModelRef) -> TrafficRule:
+        """What part a version takes."""
+        return CHAMPION_RULE
 
     def start(self, poll_seconds: float) -> None:
         """Refresh every `poll_seconds` in a thread."""
-        self._thread = threading.Thread(target=self._poll, args=(poll_seconds,), name="champion-poll", daemon=True)
+        self._thread = threading.Thread(target=self._poll, args=(poll_seconds,), name=f"{self.alias}-poll", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -114,7 +133,7 @@ class Champion:
             try:
                 self.refresh()
             except Exception:  # the thread must outlive whatever a poll runs into, or no champion is ever seen again
-                logger.exception("asking for the champion failed")
+                logger.exception("asking for the %s failed", self.alias)
 
     def _switch(self, ref: ModelRef) -> None:
         try:
@@ -135,9 +154,15 @@ class Champion:
         predictor = self.build(bundle)
         if predictor.standing_reasons and self.current is not None and not self.current.predictor.standing_reasons:
             raise BundleError(f"all its answers would be degraded here ({'; '.join(predictor.standing_reasons)})")
-        self.current = LoadedModel(ref, predictor)
+        self.current = LoadedModel(ref, predictor, self._rule(ref))
         self.on_switch("switched")
-        logger.info("serving %s version %s (self-test: largest difference %.2g min)", ref.name, ref.version, difference)
+        logger.info(
+            "%s is %s version %s (self-test: largest difference %.2g min)",
+            self.alias,
+            ref.name,
+            ref.version,
+            difference,
+        )
 
     def _refuse(self, ref: ModelRef, error: BundleError) -> None:
         self.refused[ref] = f"{ref.name} version {ref.version} was refused: {error}"
@@ -158,6 +183,48 @@ class Champion:
 
     def _set_state(self, state: RegistryState, reason: str) -> None:
         if state != self.registry_state:
-            level = logging.INFO if state == "ok" else logging.WARNING
+            expected = state == "ok" or (state == "no champion" and self.alias != CHAMPION)
+            level = logging.INFO if expected else logging.WARNING
             logger.log(level, "registry: %s%s", state, f" ({reason})" if reason else "")
         self.registry_state, self.registry_reason = state, reason
+
+
+class Challenger(Champion):
+    """Keeps `current` at the version that has the alias `challenger`, as long as it has it and takes part.
+
+    It is only an addition: without its alias, its registry at the start, or a bundle that passes, there is none.
+    """
+
+    alias = CHALLENGER
+
+    @property
+    def rule(self) -> TrafficRule:
+        """What part it takes now."""
+        return self.current.rule if self.current else TrafficRule()
+
+    def refresh(self) -> None:
+        """Ask the registry once, follow alias and tags. Never raises what a registry or a bundle may do."""
+        super().refresh()
+        if self.registry_state == "no champion" and self.current is not None:
+            logger.info("%s version %s is no challenger any more", self.current.ref.name, self.current.ref.version)
+            self.current = None
+
+    def _resolved(self, ref: ModelRef) -> None:
+        current = self.current
+        if current is None:
+            return
+        if current.ref != ref:  # the one that has the alias now was refused
+            self.current = None
+        elif current.ref.tags != ref.tags:
+            self.current = LoadedModel(ref, current.predictor, self._rule(ref))
+            logger.info("challenger version %s: %s", ref.version, self.current.rule)
+
+    def _rule(self, ref: ModelRef) -> TrafficRule:
+        try:
+            return TrafficRule.of(ref.tags)
+        except TrafficError as error:
+            logger.error("ALARM: %s version %s takes no part: %s", ref.name, ref.version, error)
+            return TrafficRule()
+
+    def _start_from_cache(self) -> None:
+        """A challenger is not needed: without a registry nobody knows whether it should take part."""

@@ -17,23 +17,26 @@ from serving.bundle import Bundle
 from serving.online import OnlineReader, StoreUnavailable
 from serving.predictor import Looked, LookupFailed
 
-__all__ = ["BREAKER_SECONDS", "QUICK_SECONDS", "CircuitBreaker", "StoreLookup"]
+__all__ = ["BREAKER_SECONDS", "QUICK_SECONDS", "SLOW_FOR_SECONDS", "CircuitBreaker", "Pace", "StoreLookup"]
 
+BREAKER_FAILURES = 3
 BREAKER_SECONDS = 1.0
-"""How long the store is left alone after a failure: the price of a dead store is one time-out a second, not one a
-request."""
+"""How long the store is left alone after so many failures in a row: a dead store then costs one time-out a second, not
+one a request."""
 
-
-QUICK_SECONDS = 0.005
-"""A store that answers within this is asked on the event loop. A slower one is asked from threads, so that requests
-wait for it side by side."""
+QUICK_SECONDS = 0.01
+SLOW_FOR_SECONDS = 0.1
+"""A store that answers within the first is asked on the event loop. After a slower answer it is asked from threads for
+the second, so that requests wait for it side by side."""
 
 
 class CircuitBreaker:
-    """Lets calls through until one fails; then one call per `cooldown_seconds` until one succeeds.
+    """Lets calls through until several in a row fail; then one call per `cooldown_seconds` until one succeeds.
 
     Parameters
     ----------
+    threshold : int
+        So many failures in a row open it: a single slow answer must not cost a second of good ones.
     cooldown_seconds : float
         How long a failure is remembered.
     monotonic : callable
@@ -41,8 +44,13 @@ class CircuitBreaker:
     """
 
     def __init__(
-        self, cooldown_seconds: float = BREAKER_SECONDS, monotonic: Callable[[], float] = time.monotonic
+        self,
+        threshold: int = BREAKER_FAILURES,
+        cooldown_seconds: float = BREAKER_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.threshold = threshold
+        self._failures = 0
         self.cooldown_seconds = cooldown_seconds
         self.monotonic = monotonic
         self._lock = threading.Lock()
@@ -50,7 +58,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the last call failed."""
+        """Whether the last calls failed."""
         return self._next_try is not None
 
     def allows(self) -> bool:
@@ -67,25 +75,35 @@ class CircuitBreaker:
     def failed(self) -> None:
         """A call failed."""
         with self._lock:
-            self._next_try = self.monotonic() + self.cooldown_seconds
+            self._failures += 1
+            if self._failures >= self.threshold:
+                self._next_try = self.monotonic() + self.cooldown_seconds
 
     def succeeded(self) -> None:
         """A call succeeded."""
-        if self._next_try is not None:
+        if self._failures:
             with self._lock:
+                self._failures = 0
                 self._next_try = None
 
 
 class Pace:
-    """How long the last read took: what decides whether a request may wait for the store on the event loop."""
+    """Whether a request may wait for the store on the event loop: not shortly after a slow read."""
 
-    def __init__(self) -> None:
-        self.seconds = math.inf
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.monotonic = monotonic
+        self._slow_until = -math.inf
 
     @property
     def is_quick(self) -> bool:
         """Whether waiting costs less than handing the request to a thread."""
-        return self.seconds < QUICK_SECONDS
+        return self.monotonic() >= self._slow_until
+
+    def took(self, seconds: float) -> None:
+        """A read took so long; what a thread waited for others to run does not count twice."""
+        now = self.monotonic()
+        if seconds > QUICK_SECONDS and now >= self._slow_until:
+            self._slow_until = now + SLOW_FOR_SECONDS
 
 
 class StoreLookup:
@@ -141,8 +159,8 @@ class BundleLookup:
             found = self.reader.read(rows, as_of)
         except StoreUnavailable as error:
             self.breaker.failed()
-            self.pace.seconds = math.inf
+            self.pace.took(math.inf)
             raise LookupFailed(str(error)) from error
         self.breaker.succeeded()
-        self.pace.seconds = time.perf_counter() - begun
+        self.pace.took(time.perf_counter() - begun)
         return Looked(found.values, found.statuses, found.event_times)

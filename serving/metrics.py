@@ -33,6 +33,9 @@ COUNTERS = {
     "eta_predictions": ("Predicted orders.", ("variant", "status")),
     "eta_batch_rows_rejected": ("Rows of batches that were no valid order.", ()),
     "eta_model_switches": ("Changes of the model, by outcome.", ("outcome",)),
+    "eta_challenger_switches": ("Changes of the challenger, by outcome.", ("outcome",)),
+    "eta_challenger_faults": ("Orders that the challenger failed on; the champion answered.", ()),
+    "eta_shadow_rows_dropped": ("Orders that the shadow did not score.", ()),
     "eta_feature_values": ("Inputs of the model by status as served.", ("feature", "status")),
 }
 MODEL_LABELS = ("name", "version", "alias", "variant")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -149,6 +150,11 @@ class Predictor:
         self.standing_reasons: tuple[str, ...] = ()
         if self._computed and trained_with not in (None, request_time.REQUEST_FUNCTION_VERSION):
             self.standing_reasons = (OTHER_REQUEST_FUNCTION,)
+
+    @cached_property
+    def view_names(self) -> tuple[str, ...]:
+        """The names of the views that are read, in the order of `Predictions.event_times`."""
+        return tuple(view.name for view in self.views)
 
     @property
     def views(self) -> tuple[BundleView, ...]:

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -25,6 +25,7 @@ from serving.bundle import BUNDLE_FILES
 from serving.errors import BundleError, NoChampion, RegistryUnavailable
 
 __all__ = [
+    "CHALLENGER",
     "CHAMPION",
     "MODEL_NAME",
     "BundleCache",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 MODEL_NAME = "delivery_time"
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -46,13 +47,17 @@ REGISTRY_TIMEOUT_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model version as its registry knows it; two of them are equal only if they are the same artifacts."""
+    """A model version as its registry knows it; two of them are equal only if they are the same artifacts.
+
+    `tags` are what people and pipelines may change later.
+    """
 
     name: str
     version: str
     alias: str
     source: str
     created: str
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class Registry(Protocol):
@@ -90,7 +95,9 @@ class DirectoryRegistry:
         self.directory = directory
 
     def resolve(self, name: str, alias: str) -> ModelRef:
-        """The bundle in the directory, whatever the name and the alias."""
+        """The bundle in the directory is the champion, whatever its name, and has no challenger."""
+        if alias != CHAMPION:
+            raise NoChampion(f"the model directory {self.directory} holds a champion only, no {alias}")
         digest = hashlib.sha256()
         try:
             for file in BUNDLE_FILES:
@@ -124,7 +131,8 @@ class MlflowRegistry:
             raise NoChampion(f"no version of the model {name} has the alias {alias} in the registry at {self.url}")
         version = self._json(response)["model_version"]
         created = str(version.get("creation_timestamp", ""))
-        return ModelRef(name, str(version["version"]), alias, str(version["source"]), created)
+        tags = {str(tag["key"]): str(tag.get("value", "")) for tag in version.get("tags", [])}
+        return ModelRef(name, str(version["version"]), alias, str(version["source"]), created, tags)
 
     def fetch(self, ref: ModelRef, directory: Path) -> None:
         """Download the files through the server."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from config import Settings
 from serving.bundle import Bundle
-from serving.champion import Champion, LoadedModel, Switch
+from serving.champion import Challenger, Champion, LoadedModel, Switch
 from serving.errors import no_model
 from serving.lookup import StoreLookup
 from serving.metrics import Metrics
 from serving.prediction_log import LogEntry, PredictionLog
 from serving.predictor import Order, Predictions, Predictor
 from serving.registry_client import BundleCache, Registry, registry_from
+from serving.traffic import Shadow
 
-__all__ = ["Part", "Served", "Service"]
+__all__ = ["Part", "Served", "ServedRow", "Service"]
+
+logger = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
@@ -36,12 +41,26 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Predictions as they were answered and logged."""
+    """Predictions of one model as they were answered and logged."""
 
     model: LoadedModel
     orders: Sequence[Order]
     predictions: Predictions
     prediction_ids: Sequence[str]
+
+
+class ServedRow(NamedTuple):
+    """Where the prediction of an order is."""
+
+    served: Served
+    row: int
+
+
+class _Request(NamedTuple):
+    """What the log says of a request."""
+
+    id: str | None
+    started: float
 
 
 class Service:
@@ -67,6 +86,8 @@ class Service:
         self.log = PredictionLog(settings.predictions)
         cache = BundleCache(settings.run_dir / "models")
         self.champion = Champion(registry or registry_from(settings), cache, self._predictor, self._switched)
+        self.challenger = Challenger(self.champion.registry, cache, self._predictor, self._challenger_switched)
+        self.shadow = Shadow(lambda rows: self.metrics.count("eta_shadow_rows_dropped", by=rows))
         self.metrics.watch_log(self.log)
         self.metrics.watch_champion(self.champion)
         self.metrics.watch_store(lambda: self.store.breaker.is_open)
@@ -74,12 +95,17 @@ class Service:
     def start(self) -> None:
         """Load the champion, if there is one, and begin to poll and to log."""
         self.champion.refresh()
-        self.champion.start(self.settings.champion_poll_seconds)
+        self.challenger.refresh()
+        for followed in (self.champion, self.challenger):
+            followed.start(self.settings.champion_poll_seconds)
+        self.shadow.start()
         self.log.start()
 
     def stop(self) -> None:
         """End the threads; everything that was predicted is logged when this returns."""
         self.champion.stop()
+        self.challenger.stop()
+        self.shadow.stop()
         self.log.stop()
 
     def model(self) -> LoadedModel:
@@ -95,8 +121,8 @@ class Service:
             raise no_model(self.champion.why_none)
         return current
 
-    def predict(self, orders: Sequence[Order], *, request_id: str | None, started: float) -> Served:
-        """Predict, count and log.
+    def predict(self, orders: Sequence[Order], *, request_id: str | None, started: float) -> list[ServedRow]:
+        """Predict, count and log; each order by the model whose turn it is.
 
         Parameters
         ----------
@@ -106,25 +132,67 @@ class Service:
             Goes into the log.
         started : float
             `time.perf_counter()` when the request arrived.
+
+        Returns
+        -------
+        list of ServedRow
+            One per order, in the same order.
         """
-        model = self.model()
+        champion, challenger = self.model(), self._taking_part()
+        request = _Request(request_id, started)
+        if challenger is None or challenger.rule.mode == "shadow":
+            served = self._serve(champion, orders, request)
+            if challenger is not None:
+                scored = partial(self._serve, challenger, orders, request, source="shadow")
+                self.shadow.offer(scored, len(orders))
+            return [ServedRow(served, row) for row in range(len(orders))]
+        rows: dict[int, ServedRow] = {}
+        taken = [challenger.rule.takes(order) for order in orders]
+        for model, turn in ((champion, False), (challenger, True)):
+            positions = [position for position, whose in enumerate(taken) if whose is turn]
+            if positions:
+                served = self._serve_or_fall_back(model, champion, [orders[each] for each in positions], request)
+                rows.update((position, ServedRow(served, row)) for row, position in enumerate(positions))
+        return [rows[position] for position in range(len(orders))]
+
+    def _taking_part(self) -> LoadedModel | None:
+        """The challenger, unless it is off or is the champion by now."""
+        challenger, champion = self.challenger.current, self.champion.current
+        if challenger is None or challenger.rule.mode == "off":
+            return None
+        same = champion is not None and champion.ref.version == challenger.ref.version
+        return None if same else challenger
+
+    def _serve_or_fall_back(
+        self, model: LoadedModel, champion: LoadedModel, orders: Sequence[Order], request: _Request
+    ) -> Served:
+        if model is champion:
+            return self._serve(champion, orders, request)
+        try:
+            return self._serve(model, orders, request)
+        except Exception:  # a trial must not cost anybody an answer
+            logger.exception("ALARM: the challenger version %s failed, the champion answers", model.ref.version)
+            self.metrics.count("eta_challenger_faults", by=len(orders))
+            return self._serve(champion, orders, request)
+
+    def _serve(self, model: LoadedModel, orders: Sequence[Order], request: _Request, source: str = "online") -> Served:
         predictions = model.predictor.predict(orders)
         served = Served(model, orders, predictions, [uuid.uuid4().hex for _ in orders])
         self._count(served)
         self.log.offer(
             LogEntry(
-                source="online",
+                source=source,
                 model_name=model.ref.name,
                 model_version=model.ref.version,
                 variant=model.variant,
                 input_names=model.bundle.input_names,
-                view_names=[view.name for view in model.predictor.views],
+                view_names=model.predictor.view_names,
                 prediction_ids=served.prediction_ids,
                 orders=orders,
                 predictions=predictions,
                 predicted_at=self.clock(),
-                latency_ms=(time.perf_counter() - started) * 1_000,
-                request_id=request_id,
+                latency_ms=(time.perf_counter() - request.started) * 1_000,
+                request_id=request.id,
             )
         )
         return served
@@ -150,3 +218,6 @@ class Service:
         current = self.champion.current
         if current is not None:
             self.metrics.show_model([current.ref.name, current.ref.version, current.ref.alias, current.variant])
+
+    def _challenger_switched(self, outcome: Switch) -> None:
+        self.metrics.count("eta_challenger_switches", outcome)

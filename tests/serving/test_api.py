@@ -56,7 +56,9 @@ def listening(service: Service) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def service(settings: Settings, store: str, bundle_dir: Path) -> Service:
-    return Service(settings.model_copy(update={"model_dir_override": bundle_dir}), clock=lambda: NOON)
+    # A store that answers late on a busy machine is not what these tests are about.
+    changes = {"model_dir_override": bundle_dir, "online_timeout_ms": 2_000}
+    return Service(settings.model_copy(update=changes), clock=lambda: NOON)
 
 
 @pytest.fixture
@@ -259,7 +261,7 @@ def test_a_batch_predicts_its_good_rows_and_explains_the_others(client: httpx.Cl
 def test_a_batch_of_bad_rows_only_is_answered(client: httpx.Client):
     found = client.post("/predict/batch", json={"orders": [{}]}).json()
 
-    assert (found["succeeded"], found["failed"], found["model"]["name"]) == (0, 1, "delivery_time")
+    assert (found["succeeded"], found["failed"], found["rows"][0]["prediction"]) == (0, 1, None)
 
 
 @pytest.mark.parametrize(("orders", "message"), [([], "at least 1 item"), ([ORDER] * 1001, "at most 1000 items")])
@@ -373,6 +375,7 @@ def test_the_model_is_described_with_its_lineage(client: httpx.Client, bundle_di
         "registry": "ok",
         "registry_reason": "",
         "last_refusal": None,
+        "challenger": None,
         "source": str(bundle_dir),
         "project": "delivery_eta",
         "feature_service": "delivery_time_v1",

@@ -8,7 +8,7 @@ import pytest
 
 from config import Settings
 from serving.bundle import Bundle
-from serving.lookup import CircuitBreaker, StoreLookup
+from serving.lookup import QUICK_SECONDS, SLOW_FOR_SECONDS, CircuitBreaker, Pace, StoreLookup
 from serving.predictor import LookupFailed
 from tests.conftest import free_port
 from tests.serving.conftest import NOON, fill_store
@@ -26,9 +26,11 @@ class Clock:
         return self.now
 
 
-def test_the_breaker_lets_one_caller_per_cool_down_try_until_one_succeeds():
+def test_failures_in_a_row_open_the_breaker_and_one_caller_per_cool_down_tries_until_one_succeeds():
     clock = Clock()
-    breaker = CircuitBreaker(1.0, clock)
+    breaker = CircuitBreaker(3, 1.0, clock)
+    for outcome in (breaker.failed, breaker.failed, breaker.succeeded, breaker.failed, breaker.failed):
+        outcome()
     assert (breaker.allows(), breaker.is_open) == (True, False)
 
     breaker.failed()
@@ -42,15 +44,16 @@ def test_the_breaker_lets_one_caller_per_cool_down_try_until_one_succeeds():
     assert [breaker.allows(), breaker.allows(), breaker.is_open] == [True, True, False]
 
 
-def test_a_dead_store_is_asked_once_and_found_again_after_the_cool_down(
+def test_a_dead_store_is_asked_three_times_and_found_again_after_the_cool_down(
     bundle_dir: Path, settings: Settings, redis_url: str
 ):
     store = StoreLookup(settings.model_copy(update={"redis_url_override": f"redis://127.0.0.1:{free_port()}/0"}))
     clock = Clock()
     store.breaker.monotonic = clock
     lookup = store.for_bundle(Bundle.load(bundle_dir))
-    with pytest.raises(LookupFailed, match="does not answer"):
-        lookup.read(ROW, NOON)
+    for _ in range(3):
+        with pytest.raises(LookupFailed, match="does not answer"):
+            lookup.read(ROW, NOON)
     with pytest.raises(LookupFailed, match="failed a moment ago"):
         lookup.read(ROW, NOON)
 
@@ -64,7 +67,7 @@ def test_a_dead_store_is_asked_once_and_found_again_after_the_cool_down(
     assert not store.breaker.is_open
 
 
-def test_a_store_that_accepts_but_never_answers_costs_its_time_out_once(bundle_dir: Path, settings: Settings):
+def test_a_store_that_accepts_but_never_answers_costs_its_time_out_three_times(bundle_dir: Path, settings: Settings):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -88,3 +91,18 @@ def test_ping_says_what_to_do(settings: Settings, redis_url: str):
     ok, detail = dead.ping()
     assert not ok
     assert "start it (make up); answers are degraded until then" in detail
+
+
+def test_after_a_slow_read_requests_wait_in_threads_for_a_moment_and_then_on_the_loop_again():
+    now = [0.0]
+    pace = Pace(monotonic=lambda: now[0])
+    assert pace.is_quick
+
+    pace.took(QUICK_SECONDS)
+    assert pace.is_quick
+    pace.took(QUICK_SECONDS * 1.1)
+    assert not pace.is_quick
+    now[0] += SLOW_FOR_SECONDS / 2
+    pace.took(10)  # a thread that waited its turn
+    now[0] += SLOW_FOR_SECONDS / 2
+    assert pace.is_quick

@@ -120,6 +120,7 @@ def test_redis_stopped_and_frozen_degrades_and_redis_back_recovers(
         assert 0 < found["delivery_minutes"] < 180
         ready = server.client.get("/ready")
         assert (ready.status_code, ready.json()["parts"]["online_store"]["ok"]) == (503, False)
+        assert [status(), status()] == ["degraded"] * 2  # three failures in a row: from now on it is left alone
         assert "eta_online_store_up 0.0" in server.client.get("/metrics").text
 
         own_redis.start()

@@ -64,10 +64,15 @@ class MlflowServer:
             os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait(timeout=20)
 
-    def set_alias(self, version: str) -> None:
-        body = {"name": NAME, "alias": "champion", "version": version}
-        answer = httpx.post(f"{self.url}/api/2.0/mlflow/registered-models/alias", json=body, trust_env=False)
-        answer.raise_for_status()
+    def set_alias(self, version: str, alias: str = "champion") -> None:
+        self.post("registered-models/alias", {"name": NAME, "alias": alias, "version": version})
+
+    def tag(self, version: str, **tags: str) -> None:
+        for key, value in tags.items():
+            self.post("model-versions/set-tag", {"name": NAME, "version": version, "key": key, "value": value})
+
+    def post(self, path: str, body: dict) -> None:
+        httpx.post(f"{self.url}/api/2.0/mlflow/{path}", json=body, trust_env=False).raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +156,16 @@ def test_a_live_server_follows_the_alias_refuses_a_bad_version_and_survives_its_
         after = server.client.post("/predict", json={"restaurant_id": "r1"}).json()
         assert after["model"] == {"name": NAME, "version": "2", "alias": "champion", "variant": "champion"}
         assert after["delivery_minutes"] == pytest.approx(before["delivery_minutes"] + 5, abs=0.1)
+
+        mlflow_server.tag("1", traffic="ab", traffic_share="1", traffic_variant="old")
+        mlflow_server.set_alias("1", "challenger")
+        server.wait_for(lambda: model(server)["challenger"] is not None)
+        tried = server.client.post("/predict", json={"restaurant_id": "r1"}).json()
+        assert tried["model"] == {"name": NAME, "version": "1", "alias": "challenger", "variant": "old"}
+        assert tried["delivery_minutes"] == pytest.approx(before["delivery_minutes"], abs=0.1)
+        mlflow_server.tag("1", traffic_share="0")
+        server.wait_for(lambda: model(server)["challenger"]["share"] == 0)
+        assert server.client.post("/predict", json={"restaurant_id": "r1"}).json()["model"]["version"] == "2"
 
         mlflow_server.set_alias("4")
         server.wait_for(lambda: model(server)["last_refusal"] is not None)
