@@ -6,7 +6,6 @@ does. Then four more hours are computed and published, each on its own, after a 
 a day. The anchor is `DataFrame.rolling` of pandas over the same orders: count, mean and standard deviation of the
 delivery time in two windows of each of the four keys, far less than the views hold, at the size at which it ends in
 reasonable time.
-"""From accepted order versions to published tiles and feature rows: seconds, memory and rows, as history grows.
 
 make bench NAME=features
 """
@@ -20,8 +19,6 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -36,13 +33,6 @@ from feature_repo.window import DAY, HOUR, Window
 START = datetime(2025, 5, 1, tzinfo=UTC)
 DAYS, MONTH_DAYS, YEAR_DAYS = 120, 30, 365
 PLACE = Path(tempfile.gettempdir()) / "delivery-eta-benchmark-features"
-from config import Settings
-from feature_repo.lake import TIMESTAMP
-from feature_repo.orders.schema import LAKE_SCHEMA, orders_table
-from feature_repo.window import DAY, Window
-
-START = datetime(2025, 5, 1, tzinfo=UTC)
-YEAR_DAYS = 365
 RESTAURANTS, DRIVERS, CUSTOMERS, ZONES = 2_000, 4_000, 250_000, 50
 SECOND_US = 1_000_000
 HOUR_WEIGHTS = np.array(
@@ -52,7 +42,6 @@ HOUR_WEIGHTS = np.array(
 
 
 def write_lake(settings: Settings, orders: int, days: int, seed: int = 7) -> Window:
-def write_lake(settings: Settings, orders: int, days: int = YEAR_DAYS, seed: int = 7) -> Window:
     """Write a lake of accepted versions, two for each order: as it was placed, and as it ended.
 
     Parameters
