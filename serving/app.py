@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from config import Settings, get_settings
 from serving.api import OrderRequest, ProblemDocument, field_errors, router
+from serving.coalesce import Coalescer
 from serving.errors import FieldError, Problem
 from serving.frame import RequestFrame, problem_response
 from serving.service import Service
@@ -65,6 +66,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     )
     patch_fastapi(app)  # /docs with scripts of our own, as a closed network reaches nobody else's
     app.state.service = parts
+    app.state.coalescer = Coalescer(parts)
     app.include_router(router)
     app.add_middleware(RequestFrame, metrics=parts.metrics)
     app.add_exception_handler(Problem, _on_problem)
