@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -19,9 +18,10 @@ from pydantic_core import to_json
 
 from feature_repo.window import as_utc
 from serving.champion import LoadedModel
+from serving.coalesce import Coalescer
 from serving.errors import FieldError, Problem
 from serving.predictor import LABELS, FeatureStatus, Order
-from serving.service import Served, Service
+from serving.service import Asked, Served, Service
 
 __all__ = ["MAXIMUM_ROWS", "PROBLEM_MEDIA_TYPE", "ProblemDocument", "field_errors", "router"]
 
@@ -343,12 +343,8 @@ async def predict(request: Request) -> Response:
     with_features = _wants_features(request)
     order = _parsed(await request.body()).order(service.clock())
     state = request.scope["state"]
-    if service.store.pace.is_quick:
-        ((served, row),) = service.predict([order], request_id=state["request_id"], started=state["started"])
-    else:
-        ((served, row),) = await run_in_threadpool(
-            service.predict, [order], request_id=state["request_id"], started=state["started"]
-        )
+    coalescer: Coalescer = request.app.state.coalescer
+    served, row = await coalescer.predict(order, Asked(state["request_id"], state["started"]))
     answer = _prediction(served, row, with_features)
     answer["request_id"] = state["request_id"]
     return Response(to_json(answer), media_type="application/json")
@@ -376,7 +372,8 @@ def predict_batch(
     service.metrics.count("eta_batch_rows_rejected", by=len(rows))
     if valid:
         orders = [order for _, order in valid]
-        answered = service.predict(orders, request_id=request.state.request_id, started=request.state.started)
+        asked = Asked(request.state.request_id, request.state.started)
+        answered = service.predict(orders, [asked] * len(orders))
         for (index, order), (served, row) in zip(valid, answered, strict=True):
             prediction = _prediction(served, row, features)
             rows[index] = {"index": index, "order_id": order.order_id, "prediction": prediction, "problem": None}

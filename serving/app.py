@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from config import Settings, get_settings
 from serving.api import OrderRequest, ProblemDocument, field_errors, router
+from serving.coalesce import Coalescer
 from serving.errors import FieldError, Problem
 from serving.frame import RequestFrame, problem_response
 from serving.service import Service
@@ -63,9 +64,10 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    patch_fastapi(app)  # /docs with scripts of our own, as a closed network reaches nobody else's
     app.state.service = parts
+    app.state.coalescer = Coalescer(parts)
     app.include_router(router)
+    patch_fastapi(app)  # /docs with scripts of our own, as a closed network reaches nobody else's
     app.add_middleware(RequestFrame, metrics=parts.metrics)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)

@@ -80,7 +80,8 @@ the model's input -> present, stale, missing, undecodable or unavailable, and th
 class LogEntry:
     """The rows of one request, or of one batch.
 
-    `prediction_ids` and `orders` have one element per row of `predictions`; `latency_ms` is None where no one waited.
+    `prediction_ids`, `orders`, `latencies_ms` and `request_ids` have one element per row of `predictions`; the last two
+    are None where nobody asked.
     """
 
     source: str
@@ -93,8 +94,8 @@ class LogEntry:
     orders: Sequence[Order]
     predictions: Predictions
     predicted_at: datetime
-    latency_ms: float | None = None
-    request_id: str | None = None
+    latencies_ms: Sequence[float] | None = None
+    request_ids: Sequence[str | None] | None = None
 
 
 def to_table(entries: Sequence[LogEntry]) -> pa.Table:
@@ -121,12 +122,12 @@ def _columns(entry: LogEntry) -> dict[str, Sequence[Any]]:
         "delivery_minutes": estimates.minutes.tolist(),
         "p10_minutes": estimates.p10.tolist(),
         "p90_minutes": estimates.p90.tolist(),
-        "latency_ms": [math.nan if entry.latency_ms is None else entry.latency_ms] * rows,
+        "latency_ms": entry.latencies_ms or [math.nan] * rows,
         **{key: [getattr(order, key) for order in entry.orders] for key in _ENTITY_KEYS},
         "inputs": _json_objects(entry.input_names, entry.predictions.inputs),
         "statuses": [_labels(tuple(entry.input_names), row.tobytes()) for row in entry.predictions.statuses],
         "event_times": [_instants(tuple(entry.view_names), *row) for row in entry.predictions.event_times.tolist()],
-        "request_id": [entry.request_id] * rows,
+        "request_id": entry.request_ids or [None] * rows,
     }
 
 

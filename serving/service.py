@@ -22,7 +22,7 @@ from serving.predictor import Order, Predictions, Predictor
 from serving.registry_client import BundleCache, Registry, registry_from
 from serving.traffic import Shadow
 
-__all__ = ["Part", "Served", "ServedRow", "Service"]
+__all__ = ["Asked", "Part", "Served", "ServedRow", "Service"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,13 @@ class ServedRow(NamedTuple):
     row: int
 
 
-class _Request(NamedTuple):
-    """What the log says of a request."""
+class Asked(NamedTuple):
+    """The request that an order came with, for the log.
 
-    id: str | None
+    `started` is `time.perf_counter()` when it arrived.
+    """
+
+    request_id: str | None
     started: float
 
 
@@ -121,17 +124,15 @@ class Service:
             raise no_model(self.champion.why_none)
         return current
 
-    def predict(self, orders: Sequence[Order], *, request_id: str | None, started: float) -> list[ServedRow]:
+    def predict(self, orders: Sequence[Order], asked: Sequence[Asked]) -> list[ServedRow]:
         """Predict, count and log; each order by the model whose turn it is.
 
         Parameters
         ----------
         orders : sequence of Order
             At least one.
-        request_id : str or None
-            Goes into the log.
-        started : float
-            `time.perf_counter()` when the request arrived.
+        asked : sequence of Asked
+            The request of each order.
 
         Returns
         -------
@@ -139,11 +140,10 @@ class Service:
             One per order, in the same order.
         """
         champion, challenger = self.model(), self._taking_part()
-        request = _Request(request_id, started)
         if challenger is None or challenger.rule.mode == "shadow":
-            served = self._serve(champion, orders, request)
+            served = self._serve(champion, orders, asked)
             if challenger is not None:
-                scored = partial(self._serve, challenger, orders, request, source="shadow")
+                scored = partial(self._serve, challenger, orders, asked, source="shadow")
                 self.shadow.offer(scored, len(orders))
             return [ServedRow(served, row) for row in range(len(orders))]
         rows: dict[int, ServedRow] = {}
@@ -151,7 +151,8 @@ class Service:
         for model, turn in ((champion, False), (challenger, True)):
             positions = [position for position, whose in enumerate(taken) if whose is turn]
             if positions:
-                served = self._serve_or_fall_back(model, champion, [orders[each] for each in positions], request)
+                theirs = [orders[each] for each in positions], [asked[each] for each in positions]
+                served = self._serve_or_fall_back(model, champion, *theirs)
                 rows.update((position, ServedRow(served, row)) for row, position in enumerate(positions))
         return [rows[position] for position in range(len(orders))]
 
@@ -164,21 +165,24 @@ class Service:
         return None if same else challenger
 
     def _serve_or_fall_back(
-        self, model: LoadedModel, champion: LoadedModel, orders: Sequence[Order], request: _Request
+        self, model: LoadedModel, champion: LoadedModel, orders: Sequence[Order], asked: Sequence[Asked]
     ) -> Served:
         if model is champion:
-            return self._serve(champion, orders, request)
+            return self._serve(champion, orders, asked)
         try:
-            return self._serve(model, orders, request)
+            return self._serve(model, orders, asked)
         except Exception:  # a trial must not cost anybody an answer
             logger.exception("ALARM: the challenger version %s failed, the champion answers", model.ref.version)
             self.metrics.count("eta_challenger_faults", by=len(orders))
-            return self._serve(champion, orders, request)
+            return self._serve(champion, orders, asked)
 
-    def _serve(self, model: LoadedModel, orders: Sequence[Order], request: _Request, source: str = "online") -> Served:
+    def _serve(
+        self, model: LoadedModel, orders: Sequence[Order], asked: Sequence[Asked], source: str = "online"
+    ) -> Served:
         predictions = model.predictor.predict(orders)
         served = Served(model, orders, predictions, [uuid.uuid4().hex for _ in orders])
         self._count(served)
+        answered = time.perf_counter()
         self.log.offer(
             LogEntry(
                 source=source,
@@ -191,8 +195,8 @@ class Service:
                 orders=orders,
                 predictions=predictions,
                 predicted_at=self.clock(),
-                latency_ms=(time.perf_counter() - request.started) * 1_000,
-                request_id=request.id,
+                latencies_ms=[(answered - each.started) * 1_000 for each in asked],
+                request_ids=[each.request_id for each in asked],
             )
         )
         return served

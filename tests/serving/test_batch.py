@@ -151,7 +151,7 @@ def test_a_batch_row_is_logged_with_every_value_and_scoring_again_changes_nothin
         "driver_id": None,
         "customer_id": None,
         "zone_id": "z1",
-        "event_times": '{"restaurant_stats": null, "driver_stats": null, "zone_stats": null}',
+        "event_times": '{"restaurant_stats":null,"driver_stats":null,"zone_stats":null}',
         "request_id": None,
     }
 

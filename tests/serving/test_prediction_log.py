@@ -41,8 +41,8 @@ def entry(rows: int = 1, at: datetime = NOON, prefix: str = "p", **changes: obje
         "orders": [Order("r1", at, order_id=f"o{row}", zone_id="zürich") for row in range(rows)],
         "predictions": predictions,
         "predicted_at": at,
-        "latency_ms": 0.75,
-        "request_id": "q1",
+        "latencies_ms": [0.75] * rows,
+        "request_ids": ["q1"] * rows,
     }
     return LogEntry(**values | changes)
 
@@ -84,7 +84,7 @@ def test_a_row_is_logged_with_every_value(log: PredictionLog, settings: Settings
 
 
 def test_what_is_absent_is_null(log: PredictionLog, settings: Settings):
-    nothing = entry(latency_ms=None, request_id=None)
+    nothing = entry(latencies_ms=None, request_ids=None)
     nothing.predictions.event_times[:] = np.nan
     nothing.predictions.reasons[0] = ("the store is down",)
     log.offer(nothing)

@@ -18,7 +18,7 @@ from serving.errors import NoChampion
 from serving.prediction_log import read_predictions
 from serving.predictor import Order
 from serving.registry_client import CHALLENGER, DirectoryRegistry, ModelRef
-from serving.service import Service
+from serving.service import Asked, Service
 from serving.traffic import SHADOW_CAPACITY, Shadow, TrafficError, TrafficRule
 from tests.serving.conftest import NOON, BundleMaker
 
@@ -106,7 +106,7 @@ def service(settings: Settings, store: str, registry: TwoModels) -> Iterator[Ser
 
 
 def predict(service: Service, orders: list[Order]) -> list[tuple[str, float]]:
-    answered = service.predict(orders, request_id="q", started=0.0)
+    answered = service.predict(orders, [Asked("q", 0.0)] * len(orders))
     assert [row.served.orders[row.row] for row in answered] == orders
     return [(row.served.model.variant, row.served.predictions.estimates.minutes[row.row]) for row in answered]
 

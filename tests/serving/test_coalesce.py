@@ -1,0 +1,127 @@
+"""Requests that arrive together: each gets its own answer, and only its own fault."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config import Settings
+from feature_repo.window import Window
+from serving.coalesce import MOST_TOGETHER, Coalescer
+from serving.errors import Problem
+from serving.prediction_log import read_predictions
+from serving.predictor import Order
+from serving.service import Asked, Service
+from tests.serving.conftest import NOON
+
+ORDERS = [Order("r1" if n % 2 else "nobody", NOON, order_id=f"o{n}", distance_km=n / 20) for n in range(50)]
+
+
+@pytest.fixture
+def service(settings: Settings, store: str, bundle_dir: Path) -> Iterator[Service]:
+    changes = {"model_dir_override": bundle_dir, "online_timeout_ms": 2_000}
+    service = Service(settings.model_copy(update=changes), clock=lambda: NOON)
+    service.champion.refresh()
+    service.log.start()
+    yield service
+    service.stop()
+
+
+def ask(service: Service, orders: Sequence[Order]) -> list[Any]:
+    """The answers, or errors, to orders that are asked about at the same time."""
+
+    async def together() -> list[Any]:
+        coalescer = Coalescer(service)
+        requests = (coalescer.predict(order, Asked(f"q-{order.order_id}", time.perf_counter())) for order in orders)
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    return asyncio.run(together())
+
+
+def minutes(answers: list[Any]) -> list[float]:
+    return [answer.served.predictions.estimates.minutes[answer.row] for answer in answers]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_each_gets_what_it_would_have_got_alone(service: Service, settings: Settings, quick: bool):
+    alone = [minutes(ask(service, [order]))[0] for order in ORDERS]
+    if not quick:
+        service.store.pace.monotonic = lambda: -1e9
+        service.store.pace._slow_until = 0
+
+    together = ask(service, ORDERS)
+
+    assert minutes(together) == alone
+    assert len(set(alone)) == 3  # they are not all the same
+    assert [answer.served.orders[answer.row] for answer in together] == ORDERS
+    service.stop()
+    rows = read_predictions(settings, Window(NOON, NOON + timedelta(hours=1)))
+    assert sorted(rows.select("order_id", "request_id").rows()) == sorted(
+        2 * [(o.order_id, f"q-{o.order_id}") for o in ORDERS]
+    )
+    assert rows["latency_ms"].min() > 0
+
+
+def test_groups_are_bounded_and_a_lone_request_goes_alone(service: Service, monkeypatch: pytest.MonkeyPatch):
+    sizes: list[int] = []
+    predict = service.predict
+
+    def counting(orders: Sequence[Order], asked: Sequence[Asked]) -> Any:
+        sizes.append(len(orders))
+        return predict(orders, asked)
+
+    monkeypatch.setattr(service, "predict", counting)
+    ask(service, ORDERS)
+    ask(service, ORDERS[:1])
+
+    assert sizes == [MOST_TOGETHER, len(ORDERS) - MOST_TOGETHER, 1]
+
+
+def test_a_fault_is_that_of_one_request(service: Service, monkeypatch: pytest.MonkeyPatch):
+    predict = service.predict
+
+    def fails_on_one(orders: Sequence[Order], asked: Sequence[Asked]) -> Any:
+        if ORDERS[3] in orders:
+            raise RuntimeError("the fault of o3")
+        return predict(orders, asked)
+
+    monkeypatch.setattr(service, "predict", fails_on_one)
+    answers = ask(service, ORDERS[:8])
+
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, RuntimeError)] == [3]
+    assert [answers[n].served.orders[answers[n].row] for n in (2, 4)] == [ORDERS[2], ORDERS[4]]
+
+
+def test_without_a_model_everybody_is_told(service: Service):
+    service.champion.current = None
+
+    answers = ask(service, ORDERS[:3])
+
+    assert [(type(answer), answer.status) for answer in answers] == [(Problem, 503)] * 3
+    assert len({id(answer) for answer in answers}) == 3
+
+
+def test_a_slow_store_is_waited_for_off_the_event_loop(service: Service, monkeypatch: pytest.MonkeyPatch):
+    threads: set[str] = set()
+    predict = service.predict
+
+    def noting(orders: Sequence[Order], asked: Sequence[Asked]) -> Any:
+        threads.add(threading.current_thread().name)
+        return predict(orders, asked)
+
+    monkeypatch.setattr(service, "predict", noting)
+    ask(service, ORDERS[:1])
+    assert threads == {threading.current_thread().name}
+
+    threads.clear()
+    service.store.pace.took(1.0)
+    ask(service, ORDERS[:1])
+    assert threads
+    assert threading.current_thread().name not in threads
