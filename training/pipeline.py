@@ -245,6 +245,8 @@ def run(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress
         begun = time.perf_counter()
         story[name] = step()
         story["seconds"][name] = round(time.perf_counter() - begun, 2)
+        if story[name].get("reused"):
+            progress("nothing that this step depends on has changed: its last result is used again")
         return dict(story[name])
 
     do(

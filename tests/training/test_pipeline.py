@@ -441,6 +441,10 @@ def test_a_whole_run_tells_its_story(settings, spec):
     assert set(story["seconds"]) == {"dataset", "validation", "training", "evaluation", "registration"}
     assert any(text.startswith("candidate 1 of 1: validation error") for text in said)
     json.dumps(story)
+    again: list[str] = []
+    assert pipeline.run(AS_OF, settings, spec, again.append)["training"]["reused"]
+    assert "nothing that this step depends on has changed: its last result is used again" in again
+    assert not any(text.startswith("candidate 1") for text in again)
 
 
 @pytest.mark.usefixtures("_no_feast")
