@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -138,6 +138,17 @@ class PredictResponse(Prediction):
     request_id: str
 
 
+class FeaturesResponse(BaseModel):
+    """What the champion would be given for an order of these entities."""
+
+    status: Literal["ok", "degraded"]
+    reasons: list[str] = Field(description="Why an answer would be degraded; empty if it would not.")
+    as_of: datetime = Field(description="The instant at which freshness was judged.")
+    features: dict[str, FeatureValue]
+    model: ModelName
+    request_id: str
+
+
 class RowProblem(BaseModel):
     """Why a row of a batch was not predicted."""
 
@@ -240,7 +251,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         413: "The body is too large.",
         422: "A field is missing, unknown or out of range; `errors` names it.",
         500: "A fault of the service.",
-        503: "There is no model, or a part is not ready.",
+        503: "There is no model, a part is not ready, or too many requests came at once.",
     }
     schema = {"$ref": "#/components/schemas/ProblemDocument"}
     return {
@@ -384,6 +395,36 @@ def predict_batch(
         "request_id": request.state.request_id,
     }
     return Response(to_json(answer), media_type="application/json")
+
+
+@router.get(
+    "/features/{restaurant_id}",
+    response_model=FeaturesResponse,
+    responses=_problems(401, 422, 500, 503),
+    dependencies=[Depends(_authenticated)],
+    summary="What would a prediction be made from?",
+)
+def features(
+    restaurant_id: Annotated[Identifier, Path()],
+    request: Request,
+    service: ServiceOf,
+    driver_id: Annotated[Identifier | None, Query()] = None,
+    customer_id: Annotated[Identifier | None, Query()] = None,
+    zone_id: Annotated[Identifier | None, Query()] = None,
+    placed_at: Annotated[Instant | None, Query(description="With a time zone; now if absent.")] = None,
+) -> dict[str, Any]:
+    """Show each input of the champion for an order placed now: value, status, age. Nothing is logged."""
+    order = Order(
+        restaurant_id=restaurant_id,
+        placed_at=placed_at or service.clock(),
+        driver_id=driver_id,
+        customer_id=customer_id,
+        zone_id=zone_id,
+    )
+    served = service.look(order)
+    answer = _prediction(served, 0, with_features=True)
+    kept = {name: answer[name] for name in ("status", "reasons", "as_of", "features", "model")}
+    return {**kept, "request_id": request.state.request_id}
 
 
 @router.get("/health", response_model=Health, summary="Does the process answer?")
