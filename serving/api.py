@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import to_json
 
 from feature_repo.window import as_utc
@@ -44,7 +44,13 @@ def _instant(value: object) -> datetime:
     return instant
 
 
-Instant = Annotated[datetime, BeforeValidator(_instant, json_schema_input_type=datetime)]
+def _whole(value: object) -> object:
+    """84.0 is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_INSTANT_SCHEMA = {"type": "string", "format": "date-time", "pattern": "^20[0-9]{2}-"}
+Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
 Identifier = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -80,7 +86,7 @@ class OrderRequest(BaseModel):
         default=None, description="When the order was placed, with a time zone; now if absent. Features are as of then."
     )
     distance_km: float | None = Field(default=None, ge=0, le=100, strict=True, allow_inf_nan=False)
-    item_count: int | None = Field(default=None, ge=1, le=1_000, strict=True)
+    item_count: Annotated[int, BeforeValidator(_whole)] | None = Field(default=None, ge=1, le=1_000, strict=True)
     order_value: float | None = Field(default=None, ge=0, le=100_000, strict=True, allow_inf_nan=False)
 
     def order(self, now: datetime) -> Order:
@@ -90,12 +96,25 @@ class OrderRequest(BaseModel):
         return Order(**fields)
 
 
+_Row = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"$ref": "#/components/schemas/OrderRequest"},
+                {"description": "Anything else is answered by a `problem` in its row, not by an error."},
+            ]
+        }
+    ),
+]
+
+
 class BatchRequest(BaseModel):
     """Up to 1,000 orders, each checked by itself: a bad row does not spoil the others."""
 
     model_config = ConfigDict(extra="forbid")
 
-    orders: list[SkipValidation[OrderRequest]] = Field(min_length=1, max_length=MAXIMUM_ROWS)
+    orders: list[_Row] = Field(min_length=1, max_length=MAXIMUM_ROWS)
 
 
 class ModelName(BaseModel):

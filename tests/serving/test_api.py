@@ -441,9 +441,15 @@ def test_the_documentation_shows_examples_and_problem_documents(client: httpx.Cl
     assert client.get("/docs").status_code == 200
     schemas = schema["components"]["schemas"]
     assert schemas["OrderRequest"]["examples"][0]["restaurant_id"] == "r-17"
-    assert schemas["OrderRequest"]["properties"]["placed_at"]["anyOf"][0] == {"type": "string", "format": "date-time"}
+    assert schemas["OrderRequest"]["properties"]["placed_at"]["anyOf"][0] == {
+        "type": "string",
+        "format": "date-time",
+        "pattern": "^20[0-9]{2}-",
+    }
     rows = schemas["BatchRequest"]["properties"]["orders"]
-    assert (rows["minItems"], rows["maxItems"], rows["items"]["required"]) == (1, 1000, ["restaurant_id"])
+    assert (rows["minItems"], rows["maxItems"]) == (1, 1000)
+    assert rows["items"]["anyOf"][0] == {"$ref": "#/components/schemas/OrderRequest"}
+    assert schemas["OrderRequest"]["required"] == ["restaurant_id"]
     responses = schema["paths"]["/predict"]["post"]["responses"]
     assert sorted(responses) == ["200", "400", "401", "413", "422", "500", "503"]
     assert list(responses["422"]["content"]) == ["application/problem+json"]
@@ -545,3 +551,10 @@ def test_beyond_the_limit_requests_are_told_to_come_back_and_health_is_answered(
         leave.set()
         first.join()
         assert client.get("/features/r1").is_success
+
+
+def test_a_whole_number_with_a_decimal_point_is_an_integer(client: httpx.Client):
+    answers = [client.post("/predict", content=json.dumps(ORDER | {"item_count": count})) for count in (3, 3.0)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert len({answer.json()["delivery_minutes"] for answer in answers}) == 1
