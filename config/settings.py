@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     api_key: SecretStr = SecretStr(DEVELOPMENT_API_KEY)
     champion_poll_seconds: float = Field(default=5.0, gt=0)
     online_timeout_ms: int = Field(default=50, gt=0)
+    serving_concurrency: int = Field(default=256, gt=0)
     model_dir_override: Path | None = Field(
         default=None, validation_alias=AliasChoices("ETA_MODEL_DIR", "model_dir_override")
     )

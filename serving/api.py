@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import to_json
 
 from feature_repo.window import as_utc
@@ -44,7 +44,13 @@ def _instant(value: object) -> datetime:
     return instant
 
 
-Instant = Annotated[datetime, BeforeValidator(_instant, json_schema_input_type=datetime)]
+def _whole(value: object) -> object:
+    """84.0 is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_INSTANT_SCHEMA = {"type": "string", "format": "date-time", "pattern": "^20[0-9]{2}-"}
+Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
 Identifier = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -80,7 +86,7 @@ class OrderRequest(BaseModel):
         default=None, description="When the order was placed, with a time zone; now if absent. Features are as of then."
     )
     distance_km: float | None = Field(default=None, ge=0, le=100, strict=True, allow_inf_nan=False)
-    item_count: int | None = Field(default=None, ge=1, le=1_000, strict=True)
+    item_count: Annotated[int, BeforeValidator(_whole)] | None = Field(default=None, ge=1, le=1_000, strict=True)
     order_value: float | None = Field(default=None, ge=0, le=100_000, strict=True, allow_inf_nan=False)
 
     def order(self, now: datetime) -> Order:
@@ -90,12 +96,25 @@ class OrderRequest(BaseModel):
         return Order(**fields)
 
 
+_Row = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"$ref": "#/components/schemas/OrderRequest"},
+                {"description": "Anything else is answered by a `problem` in its row, not by an error."},
+            ]
+        }
+    ),
+]
+
+
 class BatchRequest(BaseModel):
     """Up to 1,000 orders, each checked by itself: a bad row does not spoil the others."""
 
     model_config = ConfigDict(extra="forbid")
 
-    orders: list[SkipValidation[OrderRequest]] = Field(min_length=1, max_length=MAXIMUM_ROWS)
+    orders: list[_Row] = Field(min_length=1, max_length=MAXIMUM_ROWS)
 
 
 class ModelName(BaseModel):
@@ -135,6 +154,17 @@ class Prediction(BaseModel):
 class PredictResponse(Prediction):
     """A prediction, and the request that it answers."""
 
+    request_id: str
+
+
+class FeaturesResponse(BaseModel):
+    """What the champion would be given for an order of these entities."""
+
+    status: Literal["ok", "degraded"]
+    reasons: list[str] = Field(description="Why an answer would be degraded; empty if it would not.")
+    as_of: datetime = Field(description="The instant at which freshness was judged.")
+    features: dict[str, FeatureValue]
+    model: ModelName
     request_id: str
 
 
@@ -240,7 +270,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         413: "The body is too large.",
         422: "A field is missing, unknown or out of range; `errors` names it.",
         500: "A fault of the service.",
-        503: "There is no model, or a part is not ready.",
+        503: "There is no model, a part is not ready, or too many requests came at once.",
     }
     schema = {"$ref": "#/components/schemas/ProblemDocument"}
     return {
@@ -384,6 +414,36 @@ def predict_batch(
         "request_id": request.state.request_id,
     }
     return Response(to_json(answer), media_type="application/json")
+
+
+@router.get(
+    "/features/{restaurant_id}",
+    response_model=FeaturesResponse,
+    responses=_problems(401, 422, 500, 503),
+    dependencies=[Depends(_authenticated)],
+    summary="What would a prediction be made from?",
+)
+def features(
+    restaurant_id: Annotated[Identifier, Path()],
+    request: Request,
+    service: ServiceOf,
+    driver_id: Annotated[Identifier | None, Query()] = None,
+    customer_id: Annotated[Identifier | None, Query()] = None,
+    zone_id: Annotated[Identifier | None, Query()] = None,
+    placed_at: Annotated[Instant | None, Query(description="With a time zone; now if absent.")] = None,
+) -> dict[str, Any]:
+    """Show each input of the champion for an order placed now: value, status, age. Nothing is logged."""
+    order = Order(
+        restaurant_id=restaurant_id,
+        placed_at=placed_at or service.clock(),
+        driver_id=driver_id,
+        customer_id=customer_id,
+        zone_id=zone_id,
+    )
+    served = service.look(order)
+    answer = _prediction(served, 0, with_features=True)
+    kept = {name: answer[name] for name in ("status", "reasons", "as_of", "features", "model")}
+    return {**kept, "request_id": request.state.request_id}
 
 
 @router.get("/health", response_model=Health, summary="Does the process answer?")

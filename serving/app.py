@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     app.state.coalescer = Coalescer(parts)
     app.include_router(router)
     patch_fastapi(app)  # /docs with scripts of our own, as a closed network reaches nobody else's
-    app.add_middleware(RequestFrame, metrics=parts.metrics)
+    app.add_middleware(RequestFrame, metrics=parts.metrics, concurrency=parts.settings.serving_concurrency)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)

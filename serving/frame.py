@@ -27,6 +27,7 @@ MAXIMUM_BODY_BYTES = 2 * 1024 * 1024
 """A batch of 1,000 orders with ids of the greatest length fits."""
 
 REQUEST_ID_HEADER = "X-Request-ID"
+ALWAYS_ANSWERED = frozenset({"/health", "/ready", "/metrics"})
 CLIENT_GONE = 499
 """Counted where a client hung up before there was an answer."""
 
@@ -51,11 +52,16 @@ class RequestFrame:
         What it surrounds.
     metrics : Metrics
         Counts requests and their latency.
+    concurrency : int
+        So many requests are worked on at once; further ones are told to come back. Health, readiness and metrics are
+        always answered: an overloaded process is not a dead one.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, concurrency: int) -> None:
         self.app = app
         self.metrics = metrics
+        self.concurrency = concurrency
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -74,7 +80,11 @@ class RequestFrame:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
+        self._running += 1
         try:
+            if self._running > self.concurrency and scope["path"] not in ALWAYS_ANSWERED:
+                await problem_response(_overloaded(self.concurrency), scope)(scope, receive, framed_send)
+                return
             await self.app(scope, _limited(receive, scope), framed_send)
         except Exception as error:
             logger.exception("request %s to %s failed", request_id, scope["path"])
@@ -82,8 +92,19 @@ class RequestFrame:
                 raise
             await problem_response(_fault(error), scope)(scope, receive, framed_send)
         finally:
+            self._running -= 1
             route = getattr(scope.get("route"), "path", "unmatched")
             self.metrics.answered(route, scope["method"], status or CLIENT_GONE, time.perf_counter() - started)
+
+
+def _overloaded(concurrency: int) -> Problem:
+    return Problem(
+        status=503,
+        kind="overloaded",
+        title="Too many requests at once",
+        detail=f"{concurrency} requests are being worked on: come back in a second, or start more processes",
+        headers={"Retry-After": "1"},
+    )
 
 
 def _fault(error: Exception) -> Problem:

@@ -156,6 +156,11 @@ class Service:
                 rows.update((position, ServedRow(served, row)) for row, position in enumerate(positions))
         return [rows[position] for position in range(len(orders))]
 
+    def look(self, order: Order) -> Served:
+        """What the champion would say of an order and be given for it; neither counted nor logged."""
+        model = self.model()
+        return Served(model, [order], model.predictor.predict([order]), [""])
+
     def _taking_part(self) -> LoadedModel | None:
         """The challenger, unless it is off or is the champion by now."""
         challenger, champion = self.challenger.current, self.champion.current

@@ -19,6 +19,7 @@ from feature_repo.window import Window
 from serving.app import create_app
 from serving.frame import MAXIMUM_BODY_BYTES
 from serving.prediction_log import read_predictions
+from serving.predictor import LookupFailed
 from serving.service import Service
 from tests.conftest import free_port
 from tests.serving.conftest import KEY, NAMES, NOON
@@ -440,9 +441,15 @@ def test_the_documentation_shows_examples_and_problem_documents(client: httpx.Cl
     assert client.get("/docs").status_code == 200
     schemas = schema["components"]["schemas"]
     assert schemas["OrderRequest"]["examples"][0]["restaurant_id"] == "r-17"
-    assert schemas["OrderRequest"]["properties"]["placed_at"]["anyOf"][0] == {"type": "string", "format": "date-time"}
+    assert schemas["OrderRequest"]["properties"]["placed_at"]["anyOf"][0] == {
+        "type": "string",
+        "format": "date-time",
+        "pattern": "^20[0-9]{2}-",
+    }
     rows = schemas["BatchRequest"]["properties"]["orders"]
-    assert (rows["minItems"], rows["maxItems"], rows["items"]["required"]) == (1, 1000, ["restaurant_id"])
+    assert (rows["minItems"], rows["maxItems"]) == (1, 1000)
+    assert rows["items"]["anyOf"][0] == {"$ref": "#/components/schemas/OrderRequest"}
+    assert schemas["OrderRequest"]["required"] == ["restaurant_id"]
     responses = schema["paths"]["/predict"]["post"]["responses"]
     assert sorted(responses) == ["200", "400", "401", "413", "422", "500", "503"]
     assert list(responses["422"]["content"]) == ["application/problem+json"]
@@ -481,3 +488,73 @@ def test_the_documentation_page_needs_nobody_else(client: httpx.Client):
     assert len(scripts) == 2
     assert all(str(client.get(address).status_code) == "200" for address in scripts)
     assert all(address.startswith(str(client.base_url).rstrip("/")) for address in scripts)
+
+
+def test_the_features_of_entities_are_shown_with_their_freshness_and_nothing_is_logged(
+    client: httpx.Client, service: Service, settings: Settings
+):
+    found = client.get("/features/r1", params={"driver_id": "d9", "zone_id": "z1", "placed_at": PLACED}).json()
+
+    predicted = client.post(
+        "/predict?features=true",
+        json={"restaurant_id": "r1", "placed_at": PLACED} | {"driver_id": "d9", "zone_id": "z1"},
+    ).json()
+    assert found["features"] == predicted["features"]
+    assert found["features"]["restaurant_stats__order_count_7d"] == {
+        "value": 40.0,
+        "status": "present",
+        "age_seconds": 3600.0,
+    }
+    assert found["features"]["driver_stats__delivery_minutes_mean_28d"]["status"] == "missing"
+    assert (found["status"], found["as_of"], found["model"]) == ("ok", "2026-05-01T13:00:00Z", predicted["model"])
+    service.log.flush()
+    assert service.log.written == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [("/features/r1?placed_at=yesterday", "query.placed_at"), (f"/features/{'r' * 129}", "path.restaurant_id")],
+)
+def test_a_wrong_parameter_is_named(client: httpx.Client, path: str, field: str):
+    found = problem(client.get(path))
+
+    assert (found["status"], [error["field"] for error in found["errors"]]) == (422, [field])
+
+
+def test_features_need_the_key(client: httpx.Client):
+    assert problem(client.get("/features/r1", headers={"X-API-Key": "wrong"}))["status"] == 401
+
+
+def test_beyond_the_limit_requests_are_told_to_come_back_and_health_is_answered(service: Service):
+    limited = Service(service.settings.model_copy(update={"serving_concurrency": 1}), clock=lambda: NOON)
+    entered, leave = threading.Event(), threading.Event()
+
+    def waits(rows: object, as_of: object) -> object:
+        entered.set()
+        leave.wait(10)
+        raise LookupFailed("the test is over")
+
+    with listening(limited) as client:
+        assert limited.champion.current is not None
+        limited.champion.current.predictor.lookup.read = waits
+        first = threading.Thread(target=client.get, args=("/features/r1",))
+        first.start()
+        assert entered.wait(10)
+
+        refused = client.get("/features/r1")
+        found = problem(refused)
+        assert (found["status"], found["type"]) == (503, "urn:delivery-eta:problem:overloaded")
+        assert refused.headers["retry-after"] == "1"
+        assert client.get("/health").is_success
+        assert 'eta_requests_total{method="GET",route="unmatched",status="503"} 1.0' in client.get("/metrics").text
+
+        leave.set()
+        first.join()
+        assert client.get("/features/r1").is_success
+
+
+def test_a_whole_number_with_a_decimal_point_is_an_integer(client: httpx.Client):
+    answers = [client.post("/predict", content=json.dumps(ORDER | {"item_count": count})) for count in (3, 3.0)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert len({answer.json()["delivery_minutes"] for answer in answers}) == 1
