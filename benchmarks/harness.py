@@ -14,7 +14,6 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,6 @@ def compare(
     runs: int = 3,
     leave_out: Collection[tuple[str, str]] = (),
     ratios_of: Collection[str] = (),
-    before: Callable[..., None] | None = None,
 ) -> list[Measurement]:
     """Measure all contenders at all sizes in turn, print the table and write the result file.
 
@@ -78,14 +76,9 @@ def compare(
         Contenders and sizes that are not measured together.
     ratios_of : collection of str
         Facts that are shown divided by the anchor's, too.
-    before : callable, optional
-        Module-level function that gets a size's arguments, in a process of its own, before the size is measured.
     """
     measurements: list[Measurement] = []
     for size, arguments in sizes.items():
-        if before:
-            print(f"  {size}: preparing ...", flush=True)
-            _in_own_process(partial(_without_facts, before), arguments)
         chosen = {label: one for label, one in contenders.items() if (label, size) not in leave_out}
         seen: dict[str, list[tuple[float, float, Mapping[str, Any]]]] = {label: [] for label in chosen}
         for _ in range(runs):
@@ -122,11 +115,6 @@ def _in_own_process(contender: Contender, arguments: Mapping[str, Any]) -> tuple
         raise RuntimeError(f"{contender}{dict(arguments)} died (exit status {process.exitcode})") from None
     process.join()
     return result
-
-
-def _without_facts(function: Callable[..., None], **arguments: Any) -> Mapping[str, Any]:
-    function(**arguments)
-    return {}
 
 
 def _measure(contender: Contender, arguments: dict[str, Any], sender: Any) -> None:
