@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     lateness_horizon_hours: int = Field(default=72, ge=1)
     publication_delay_minutes: int = Field(default=10, ge=0, lt=60)
 
+    # What computes features: DuckDB in the process, or Spark (needs the extra `spark`, and Java).
+    engine: Literal["duckdb", "spark"] = "duckdb"
+    # What it may take before it spills to disk; DuckDB's own limit is 80 % of the machine, Spark is given 4 GiB.
+    engine_memory_gib: float | None = Field(default=None, gt=0)
+
     # Addresses. All servers listen on `host`, loopback unless changed.
     host: str = "127.0.0.1"
     redis_port: int = 6390

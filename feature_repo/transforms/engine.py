@@ -1,13 +1,16 @@
-"""The engine on which the Ibis expressions of this folder run: DuckDB in this process.
+"""The engine on which the Ibis expressions of this folder run: DuckDB in this process, or Spark (`ETA_ENGINE=spark`).
 
-Everything that is particular to it is here, so that another Ibis backend needs another version of this file only.
+Everything that is particular to an engine is here and in `spark`.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -20,23 +23,26 @@ if TYPE_CHECKING:
     from ibis.backends.duckdb import Backend
 
 
-@contextmanager
-def engine(settings: Settings) -> Iterator[Backend]:
-    """A connection of its own, in UTC as Ibis sets it, that spills into the staging directory."""
-    import ibis
+class EngineMissing(RuntimeError):
+    """The engine of the settings is not installed; the message says what to install."""
 
+
+@contextmanager
+def engine(settings: Settings) -> Iterator[Any]:
+    """A connection to the engine of the settings, in UTC, that spills into the staging directory.
+
+    Raises
+    ------
+    EngineMissing
+        Spark was asked for, and pyspark or Java is not there.
+    """
     spill = settings.staging / "_spill"
     spill.mkdir(parents=True, exist_ok=True)
-    connection = ibis.duckdb.connect(temp_directory=str(spill))
-    connection.raw_sql("CREATE MACRO unix_micros(instant) AS epoch_us(instant)")  # Spark's name for it
-    connection.raw_sql("CREATE MACRO as_bigint(whole) AS CAST(whole AS BIGINT)")
-    try:
+    with (_spark if settings.engine == "spark" else _duckdb)(settings, spill) as connection:
         yield connection
-    finally:
-        connection.disconnect()
 
 
-def scan(connection: Backend, table: PartitionedTable, window: Window | None) -> ir.Table:
+def scan(connection: Any, table: PartitionedTable, window: Window | None) -> ir.Table:
     """The rows of a table in a window (all rows without one); only the files of its days are opened.
 
     Raises
@@ -50,14 +56,61 @@ def scan(connection: Backend, table: PartitionedTable, window: Window | None) ->
     files = table.files(window)
     if not files:
         return ibis.memtable(pl.DataFrame(schema=table.schema))
-    rows = connection.read_parquet([str(path) for path in files], hive_partitioning=False)
+    if connection.name == "duckdb":
+        rows = connection.read_parquet([str(path) for path in files], hive_partitioning=False)
+    else:
+        rows = connection.read_files(files)
     if window is None:
         return rows
     time = rows[table.time_column]
     return rows.filter(time >= window.start, time < window.end)
 
 
-def keep(connection: Backend, table: ir.Table) -> ir.Table:
+def keep(connection: Any, table: ir.Table) -> ir.Table:
     """The rows of an expression, computed now, for use in several others. They go with the connection."""
+    if connection.name != "duckdb":
+        kept: ir.Table = connection.keep(table)
+        return kept
     # Not `Table.cache`: to drop its table, Ibis 12 sends a statement that DuckDB 2.0 cannot parse.
-    return connection.create_table("kept", table, temp=True)
+    made: ir.Table = connection.create_table("kept", table, temp=True)
+    return made
+
+
+@contextmanager
+def _duckdb(settings: Settings, spill: Path) -> Iterator[Backend]:
+    import ibis
+
+    limit = {"memory_limit": f"{settings.engine_memory_gib}GiB"} if settings.engine_memory_gib else {}
+    connection = ibis.duckdb.connect(temp_directory=str(spill), **limit)
+    # Spark's name for it, and a cast that Ibis does not leave out (see `windows.as_bigint`).
+    connection.raw_sql("CREATE MACRO unix_micros(instant) AS epoch_us(instant)")
+    connection.raw_sql("CREATE MACRO as_bigint(whole) AS CAST(whole AS BIGINT)")
+    try:
+        yield connection
+    finally:
+        connection.disconnect()
+
+
+@contextmanager
+def _spark(settings: Settings, spill: Path) -> Iterator[Any]:
+    _require_java()
+    try:
+        from feature_repo.transforms.spark import spark
+    except ImportError as error:
+        raise EngineMissing(
+            f"ETA_ENGINE=spark needs pyspark ({error}): install it with `pip install -e '.[spark]'`, or leave "
+            "ETA_ENGINE at duckdb"
+        ) from error
+    with spark(settings, spill) as connection:
+        yield connection
+
+
+def _require_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    if (home and (Path(home) / "bin" / "java").exists()) or (not home and shutil.which("java")):
+        return
+    where = f"JAVA_HOME={home} has no bin/java" if home else "there is no `java` on the PATH, and JAVA_HOME is not set"
+    raise EngineMissing(
+        f"ETA_ENGINE=spark needs Java 17 or newer, but {where}: install it (Debian: `apt-get install "
+        "openjdk-17-jre-headless`), or leave ETA_ENGINE at duckdb"
+    )

@@ -1,0 +1,96 @@
+"""Both engines give equal tiles and rows; an engine that is not there is asked for by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from polars.testing import assert_frame_equal
+from pydantic import ValidationError
+
+from config import Settings
+from feature_repo.transforms import compute
+from feature_repo.transforms.engine import EngineMissing, engine
+from feature_repo.transforms.tables import feature_table, state_table, tile_table
+from feature_repo.transforms.views import TRANSFORMS
+from feature_repo.window import DAY, Window
+from tests.feature_repo.transforms import histories
+
+NEEDS_SPARK = pytest.mark.skipif(
+    importlib.util.find_spec("pyspark") is None, reason="the extra `spark` is not installed"
+)
+NEEDS_JAVA = pytest.mark.skipif(
+    shutil.which("java") is None and "JAVA_HOME" not in os.environ, reason="Spark needs Java, and there is none"
+)
+
+
+@NEEDS_SPARK
+@NEEDS_JAVA
+def test_spark_gives_the_rows_that_duckdb_gives(tmp_path: Path) -> None:
+    computed = {name: _computed(Settings(data_dir=tmp_path / name, engine=name)) for name in ("duckdb", "spark")}
+    for view, transform in TRANSFORMS.items():
+        by_duckdb, by_spark = (settings for settings in computed.values())
+        for table in (tile_table, feature_table, state_table):
+            expected, found = table(transform, by_duckdb).read(), table(transform, by_spark).read()
+            assert found.height == expected.height, (view, table.__name__)
+            assert expected.height > 0 or not transform.lifetime or table is not state_table
+            # Integers and their quotients to the bit; a square root may end in another digit.
+            assert_frame_equal(found, expected, check_exact=False, rel_tol=1e-14, abs_tol=0)
+
+
+def _computed(settings: Settings) -> Settings:
+    """Settings whose tables hold a history in two chunks, so that windows, states and tiles are carried."""
+    whole = histories.write_lake(histories.random_history(seed=5, days=12, orders=60), settings)
+    for chunk in (Window(whole.start, whole.start + 5 * DAY), Window(whole.start + 5 * DAY, whole.end)):
+        tiles = compute.compute_tiles(chunk, settings)
+        rows = compute.compute_rows(chunk, tiles, settings)
+        for view, transform in TRANSFORMS.items():
+            tile_table(transform, settings).replace(chunk, tiles[view])
+            feature_table(transform, settings).replace(compute.row_window(chunk), rows[view])
+        compute.keep_states(chunk, settings)
+    return settings
+
+
+def test_without_java_the_message_says_what_to_install(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(EngineMissing, match=r"Java 17 or newer.*PATH.*openjdk"), engine(_spark(tmp_path)):
+        pass
+
+
+def test_a_java_home_without_java_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
+    with pytest.raises(EngineMissing, match=r"JAVA_HOME=.*nowhere has no bin/java"), engine(_spark(tmp_path)):
+        pass
+
+
+def test_without_pyspark_the_message_names_the_extra(tmp_path, monkeypatch) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.touch()
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    monkeypatch.delitem(sys.modules, "feature_repo.transforms.spark", raising=False)
+    with pytest.raises(EngineMissing, match=r"needs pyspark.*\[spark\]"), engine(_spark(tmp_path)):
+        pass
+
+
+def test_an_unknown_engine_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("ETA_ENGINE", "sparks")
+    with pytest.raises(ValidationError, match="engine"):
+        Settings()
+
+
+def test_the_memory_limit_reaches_duckdb(tmp_path) -> None:
+    with engine(Settings(data_dir=tmp_path, engine_memory_gib=0.5)) as connection:
+        (limit,) = connection.raw_sql("SELECT current_setting('memory_limit')").fetchone()
+    assert limit == "512.0 MiB"
+
+
+def _spark(directory: Path) -> Settings:
+    return Settings(data_dir=directory, engine="spark")
