@@ -49,6 +49,7 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+Count = Annotated[int, Field(ge=1, le=1_000, strict=True), BeforeValidator(_whole)]
 _INSTANT_SCHEMA = {"type": "string", "format": "date-time", "pattern": "^20[0-9]{2}-"}
 Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
 Identifier = Annotated[str, Field(min_length=1, max_length=128)]
@@ -86,7 +87,7 @@ class OrderRequest(BaseModel):
         default=None, description="When the order was placed, with a time zone; now if absent. Features are as of then."
     )
     distance_km: float | None = Field(default=None, ge=0, le=100, strict=True, allow_inf_nan=False)
-    item_count: Annotated[int, BeforeValidator(_whole)] | None = Field(default=None, ge=1, le=1_000, strict=True)
+    item_count: Count | None = None
     order_value: float | None = Field(default=None, ge=0, le=100_000, strict=True, allow_inf_nan=False)
 
     def order(self, now: datetime) -> Order:

@@ -450,6 +450,8 @@ def test_the_documentation_shows_examples_and_problem_documents(client: httpx.Cl
     assert (rows["minItems"], rows["maxItems"]) == (1, 1000)
     assert rows["items"]["anyOf"][0] == {"$ref": "#/components/schemas/OrderRequest"}
     assert schemas["OrderRequest"]["required"] == ["restaurant_id"]
+    count = schemas["OrderRequest"]["properties"]["item_count"]["anyOf"][0]
+    assert count == {"type": "integer", "minimum": 1, "maximum": 1000}
     responses = schema["paths"]["/predict"]["post"]["responses"]
     assert sorted(responses) == ["200", "400", "401", "413", "422", "500", "503"]
     assert list(responses["422"]["content"]) == ["application/problem+json"]
