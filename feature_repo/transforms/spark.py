@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from config import Settings
 
 
-class SparkEngine(Backend):
+class SparkEngine(Backend):  # type: ignore[misc]
     """Ibis's backend, with frames going in and out as Arrow: by way of pandas, integers that may be null lose bits."""
 
     def to_polars(self, expr: ir.Expr, /, **_: Any) -> pl.DataFrame:
