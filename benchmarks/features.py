@@ -6,7 +6,7 @@ lifetime values.
 
 make bench NAME=features
 
-Or a part of it: python -m benchmarks.features nothing | hour | large
+Or a part of it: python -m benchmarks.features nothing | hour | large | spark
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ YEAR_DAYS = 365
 RESTAURANTS, DRIVERS, CUSTOMERS, ZONES = 2_000, 4_000, 250_000, 50
 MARKET_ORDERS = 10_000_000 // YEAR_DAYS
 """Orders a day of a market of that size; with fewer, restaurants, drivers and customers are fewer in proportion."""
+HOUR_ORDERS = 2_500_000 // YEAR_DAYS
+"""Orders a day, in the measurement of one more hour."""
 LAKES = Path(tempfile.gettempdir()) / "delivery-eta-benchmark-features"
 BUSY_HOUR = 19 * HOUR
 SECOND_US = 1_000_000
@@ -280,6 +282,11 @@ def from_nothing(lake: Path, days: int) -> Mapping[str, Any]:
     return ours(_settings(lake), Window(START, START + days * DAY))
 
 
+def within_4_gib(lake: Path, days: int) -> Mapping[str, Any]:
+    """The same, with DuckDB spilling from 4 GiB on."""
+    return ours(Settings(data_dir=lake, engine_memory_gib=4), Window(START, START + days * DAY))
+
+
 def pandas_rolling(lake: Path, days: int) -> Mapping[str, Any]:
     """The windows of all views by pandas."""
     return pandas(_settings(lake), Window(START, START + days * DAY))
@@ -289,7 +296,7 @@ def _finish_from_nothing(lake: Path, days: int) -> dict[str, Any]:
     return _check_ours(_settings(lake), Window(START, START + days * DAY))
 
 
-from_nothing.finish = _finish_from_nothing  # type: ignore[attr-defined]
+from_nothing.finish = within_4_gib.finish = _finish_from_nothing  # type: ignore[attr-defined]
 
 
 def _settings(lake: Path) -> Settings:
@@ -334,11 +341,11 @@ def measure_from_nothing() -> list[Measurement]:
     """1 M and 10 M orders in a year."""
     sizes = {"1 M orders": 1_000_000, "10 M orders": 10_000_000}
     for name, orders in sizes.items():
-        write_lake(_settings(LAKES / name), orders)
+        write_lake(_settings(LAKES / "nothing" / name), orders)
     return compare(
         "features",
         {"pandas rolling": pandas_rolling, "delivery-eta": from_nothing},
-        {name: {"lake": LAKES / name, "days": YEAR_DAYS} for name in sizes},
+        {name: {"lake": LAKES / "nothing" / name, "days": YEAR_DAYS} for name in sizes},
         anchor="pandas rolling",
         packages=["duckdb", "ibis-framework", "polars", "pandas"],
         runs=1,
@@ -346,13 +353,47 @@ def measure_from_nothing() -> list[Measurement]:
     )
 
 
+def on_duckdb(lake: Path, days: int) -> Mapping[str, Any]:
+    """All rows of all views, computed by DuckDB."""
+    return ours(_fresh(lake, "duckdb"), Window(START, START + days * DAY))
+
+
+def on_spark(lake: Path, days: int) -> Mapping[str, Any]:
+    """All rows of all views, computed by Spark; its start is measured too, its own process's CPU seconds are not."""
+    return ours(_fresh(lake, "spark"), Window(START, START + days * DAY))
+
+
+def _fresh(lake: Path, engine: str) -> Settings:
+    settings = Settings(data_dir=lake, engine=engine)
+    for made in (settings.tiles, settings.features):
+        shutil.rmtree(made, ignore_errors=True)
+    return settings
+
+
+on_duckdb.finish = on_spark.finish = _finish_from_nothing  # type: ignore[attr-defined]
+
+
+def measure_spark() -> list[Measurement]:
+    """Both engines, where Spark is installed."""
+    lake, days = LAKES / "spark", 30
+    write_lake(_settings(lake), 500_000, days)
+    return compare(
+        "features_spark",
+        {"DuckDB": on_duckdb, "Spark local": on_spark},
+        {"500,000 orders": {"lake": lake, "days": days}},
+        anchor="DuckDB",
+        packages=["duckdb", "ibis-framework", "polars", "pyspark"],
+        runs=1,
+    )
+
+
 def measure_large() -> list[Measurement]:
-    """50 M orders in a year."""
-    lake = LAKES / "50 M orders"
+    """50 M orders in a year; DuckDB spills from 4 GiB on."""
+    lake = LAKES / "large"
     write_lake(_settings(lake), 50_000_000)
     return compare(
         "features_large",
-        {"delivery-eta": from_nothing},
+        {"delivery-eta": within_4_gib},
         {"50 M orders": {"lake": lake, "days": YEAR_DAYS}},
         anchor="delivery-eta",
         packages=["duckdb", "ibis-framework", "polars"],
@@ -365,7 +406,7 @@ def measure_hour() -> list[Measurement]:
     days = {"1 month": 30, "12 months": YEAR_DAYS}
     for name, length in (("month", 30), ("year", YEAR_DAYS)):
         settings = _settings(LAKES / "hour" / name)
-        write_lake(settings, MARKET_ORDERS * (length + 1), length + 1)
+        write_lake(settings, HOUR_ORDERS * (length + 1), length + 1)
         ours(settings, Window(START, START + length * DAY + BUSY_HOUR))
     return compare(
         "features_hour",
@@ -389,13 +430,14 @@ def check(measured: list[Measurement]) -> None:
             sys.exit(f"{size}: the contenders' features differ: {found}")
 
 
-PARTS = {"nothing": measure_from_nothing, "hour": measure_hour, "large": measure_large}
+PARTS = {"nothing": measure_from_nothing, "hour": measure_hour, "large": measure_large, "spark": measure_spark}
 
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or PARTS:
-        shutil.rmtree(LAKES, ignore_errors=True)
+    # Spark is no part of the locked environment.
+    for part in sys.argv[1:] or ("nothing", "hour", "large"):
+        shutil.rmtree(LAKES / part, ignore_errors=True)
         try:
             check(PARTS[part]())
         finally:
-            shutil.rmtree(LAKES, ignore_errors=True)
+            shutil.rmtree(LAKES / part, ignore_errors=True)

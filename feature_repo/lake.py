@@ -31,6 +31,25 @@ class CorruptPartition(ValueError):
     """A partition file cannot be read or has another schema than its table; the message names the file."""
 
 
+def require_readable(files: Sequence[Path]) -> None:
+    """Read files to the last byte. Their schema is in the footer, so damage before it shows only then.
+
+    Raises
+    ------
+    CorruptPartition
+        One cannot be read.
+    """
+    for path in files:
+        try:
+            pl.read_parquet(path, hive_partitioning=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _corrupt(path, error) from error
+
+
+def _corrupt(path: Path, error: Exception) -> CorruptPartition:
+    return CorruptPartition(f"{path} cannot be read ({error}): restore it or run its backfill again")
+
+
 class PartitionedTable:
     """A directory of `day=YYYY-MM-DD/rows.parquet` files.
 
@@ -80,7 +99,11 @@ class PartitionedTable:
 
     def read(self, window: Window | None = None) -> pl.DataFrame:
         """The rows of `window` (all rows without one), ordered by `sort_by`."""
-        return self.scan(window).sort(self.sort_by).collect()
+        try:
+            return self.scan(window).sort(self.sort_by).collect()
+        except pl.exceptions.PolarsError:
+            require_readable(self.files(window))
+            raise
 
     def replace(self, window: Window, frame: pl.DataFrame) -> int:
         """Make `frame` the rows of `window`, and return their number. Rows outside of the window are untouched.
@@ -143,8 +166,8 @@ class PartitionedTable:
     def _check(self, path: Path) -> None:
         try:
             found = pl.read_parquet_schema(path)
-        except (pl.exceptions.ComputeError, OSError) as error:
-            raise CorruptPartition(f"{path} cannot be read ({error}): restore it or run its backfill again") from error
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _corrupt(path, error) from error
         if dict(found) != dict(self.schema):
             wrong = {
                 name: (found.get(name), self.schema.get(name))
@@ -155,7 +178,10 @@ class PartitionedTable:
 
     def _load(self, path: Path) -> pl.DataFrame:
         self._check(path)
-        return pl.read_parquet(path, hive_partitioning=False).select(list(self.schema))
+        try:
+            return pl.read_parquet(path, hive_partitioning=False).select(list(self.schema))
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _corrupt(path, error) from error
 
     def _write(self, path: Path, content: pl.DataFrame) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

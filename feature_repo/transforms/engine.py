@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from config import Settings
-from feature_repo.lake import PartitionedTable
+from feature_repo.lake import PartitionedTable, require_readable
 from feature_repo.window import Window
 
 if TYPE_CHECKING:
@@ -35,11 +35,19 @@ def engine(settings: Settings) -> Iterator[Any]:
     ------
     EngineMissing
         Spark was asked for, and pyspark or Java is not there.
+    CorruptPartition
+        An expression failed, and a file that was scanned cannot be read.
     """
     spill = settings.staging / "_spill"
     spill.mkdir(parents=True, exist_ok=True)
     with (_spark if settings.engine == "spark" else _duckdb)(settings, spill) as connection:
-        yield connection
+        connection.scanned = []
+        try:
+            yield connection
+        except Exception:
+            # Engines do not name the file. Reading all of them again would be dear; after a failure it is not.
+            require_readable(connection.scanned)
+            raise
 
 
 def scan(connection: Any, table: PartitionedTable, window: Window | None) -> ir.Table:
@@ -56,6 +64,7 @@ def scan(connection: Any, table: PartitionedTable, window: Window | None) -> ir.
     files = table.files(window)
     if not files:
         return ibis.memtable(pl.DataFrame(schema=table.schema))
+    connection.scanned += files
     if connection.name == "duckdb":
         rows = connection.read_parquet([str(path) for path in files], hive_partitioning=False)
     else:

@@ -1,4 +1,4 @@
-"""Spark on this machine or, by Spark's own configuration, on a cluster: the engine for more than one machine holds.
+"""Spark as the engine.
 
 Imported only under `ETA_ENGINE=spark` (see `engine`): it needs pyspark 4 and Java.
 """
@@ -60,7 +60,7 @@ def spark(settings: Settings, spill: Path) -> Iterator[SparkEngine]:
     """The process's Spark session, as an engine. It goes on until the process ends: a start takes seconds."""
     # Spark 4 takes the host's name for its own address, which need not resolve.
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    builder = SparkSession.builder.appName("delivery-eta").config("spark.local.dir", str(spill))
+    builder = SparkSession.builder.master("local[*]").appName("delivery-eta").config("spark.local.dir", str(spill))
     options = {
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
