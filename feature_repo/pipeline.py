@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 Result = dict[str, Any]
 Progress = Callable[[str], None]
 
-MATERIALIZE_SPAN = timedelta(hours=27)
-"""The time to live of the online values, and an hour: what is older would be served as missing anyway."""
+MATERIALIZE_SLACK = HOUR
+"""Rows are written that are older than their time to live by no more than this: older ones are served as missing."""
 STAGED_FOR = 3 * DAY
 """How long staged files outlive their window: long enough to look at after a bad weekend."""
 REDIS_TIMEOUT_SECONDS = 2.0
@@ -205,8 +205,8 @@ def materialize(window: Window, settings: Settings) -> Result:
     """Write the newest row of each entity to the online store, through Feast and the batch engine named in its file.
 
     Never Feast's `materialize_incremental`: it begins where the last run ended, so late rows would be missed, and a run
-    with an end in the future would keep all later ones from writing. Rows older than `MATERIALIZE_SPAN` before the
-    window's end are left out: they would be served as missing.
+    with an end in the future would keep all later ones from writing. Whatever the window's start, all rows within their
+    time to live are written, so that one run fills an empty store; older ones would be served as missing.
 
     Raises
     ------
@@ -217,15 +217,19 @@ def materialize(window: Window, settings: Settings) -> Result:
     from feature_repo.transforms.views import TRANSFORMS
 
     _require_redis(settings)
-    start = window.end - MATERIALIZE_SPAN
     store = feature_store(settings)
-    registered = {view.name for view in store.list_feature_views()}
-    missing = sorted(set(TRANSFORMS) - registered)
+    alive = {view.name: view.ttl or timedelta() for view in store.list_feature_views()}
+    missing = sorted(set(TRANSFORMS) - set(alive))
     if missing:
         raise StepMissing(f"views {missing} are not registered: run `feast -c feature_repo apply` first")
-    store.materialize(start_date=start, end_date=window.end, feature_views=list(TRANSFORMS))
-    span = Window(start, window.end + HOUR)
-    return {"rows": {view: _entities(view, span, window.end, settings) for view in TRANSFORMS}}
+    rows: dict[str, int] = {}
+    for ttl in sorted({alive[view] for view in TRANSFORMS}):
+        start = window.end - ttl - MATERIALIZE_SLACK
+        views = [view for view in TRANSFORMS if alive[view] == ttl]
+        store.materialize(start_date=start, end_date=window.end, feature_views=views)
+        span = Window(start, window.end + HOUR)
+        rows |= {view: _entities(view, span, window.end, settings) for view in views}
+    return {"rows": {view: rows[view] for view in TRANSFORMS}}
 
 
 def audit_online(window: Window, settings: Settings) -> Result:

@@ -16,6 +16,9 @@ BATCH_TTL = timedelta(hours=26)
 """Every live entity gets a row at midnight even when nothing happened to it, so a value older than a day and two
 hours of slack means a stopped pipeline, never a quiet restaurant."""
 
+WEEKLY_TTL = timedelta(days=7, hours=2)
+"""The same for entities that get a row every Monday: customers, of whom most are quiet on most days."""
+
 MINUTES_PER_DAY = 24 * 60
 
 
@@ -124,11 +127,11 @@ driver_stats = FeatureView(
 customer_stats = FeatureView(
     name="customer_stats",
     entities=[entities.customer],
-    ttl=BATCH_TTL,
+    ttl=WEEKLY_TTL,
     source=sources.customer_rows,
     online=True,
     description="How often a customer orders, and for how much.",
-    tags=_tags("one row per customer and hour at which a window changed, and at midnight for 90 days after an order"),
+    tags=_tags("one row per customer and hour at which a window changed, and on Mondays for 90 days after an order"),
     schema=[
         field("customer_id", String, "id", "the customer"),
         _count("order_count_30d", "orders placed in the last 30 days", at_most="order_count_lifetime"),
@@ -138,7 +141,13 @@ customer_stats = FeatureView(
         _amount(
             "order_value_mean_30d", "mean value of orders placed in the last 30 days", implies="order_value_sum_30d"
         ),
-        field("days_since_last_order", Float64, "days", "days since the last order was placed", minimum=0),
+        field(
+            "days_since_last_order",
+            Float64,
+            "days",
+            "days from the placing of the last order to the instant of the row",
+            minimum=0,
+        ),
         _count("order_count_lifetime", "all orders ever placed"),
         _amount("order_value_sum_lifetime", "value of all orders ever placed"),
         field(

@@ -229,6 +229,7 @@ def _merged_rows(
         transform.key,
         _with_features(transform, [*timed, *new]).features,
         transform.heartbeat,
+        transform.beat,
         transform,
     )
     before, nothing = pl.DataFrame(schema=stored.schema), _values_of_nothing(old, beside)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import ibis
@@ -26,6 +26,9 @@ FeatureType = Literal["int64", "float64", "string"]
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+WEEK = 7 * DAY
+FIRST_BEAT = datetime(1970, 1, 5, tzinfo=UTC)
+"""A Monday, so that weekly rows are those of Monday, 00:00 UTC."""
 LIFETIME = None
 """The window that nothing leaves."""
 
@@ -128,21 +131,27 @@ class ViewTransform:
     features : mapping of str to Feature
         By name, in the order of the view's fields.
     heartbeat : timedelta
-        An entity gets a row every midnight as long as it had a tile in this last stretch of time. At least the longest
-        finite window, so that no value in use ever outlives its TTL.
+        An entity is alive as long as it had a tile in this last stretch of time. At least the longest finite window, so
+        that no value in use ever outlives its TTL.
+    beat : timedelta, optional
+        A live entity gets a row this often at least, every midnight unless given: full days, counted from `FIRST_BEAT`.
+        The view's time to live has to be longer.
 
     Raises
     ------
     ValueError
-        The heartbeat is shorter than a window.
+        The heartbeat is shorter than a window, or the beat is not a number of full days.
     """
 
     view: str
     key: str
     features: Mapping[str, Feature]
     heartbeat: timedelta
+    beat: timedelta = DAY
 
     def __post_init__(self) -> None:
+        if self.beat < DAY or self.beat % DAY:
+            raise ValueError(f"{self.view}: the beat {self.beat} is not a number of full days")
         if self.windows and self.heartbeat < self.windows[-1]:
             raise ValueError(f"{self.view}: the heartbeat {self.heartbeat} is shorter than window {self.windows[-1]}")
 

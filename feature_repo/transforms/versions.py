@@ -78,8 +78,8 @@ class Differences:
         told = []
         if self.rows:
             told.append(
-                f"{self.view} has another key, heartbeat or shared logic (its rows were made under {self.rows[0]}, the "
-                f"code says {self.rows[1]}): run `{rebuild_command(self.view)}`"
+                f"{self.view} has another key, heartbeat, beat or shared logic (its rows were made under "
+                f"{self.rows[0]}, the code says {self.rows[1]}): run `{rebuild_command(self.view)}`"
             )
         told += [
             f"{self.view}.{name} has changed (its rows were made under {old}, the code says {new}): give the changed "
@@ -112,7 +112,7 @@ def fingerprint(feature: Feature) -> str:
 
 def rows_fingerprint(transform: ViewTransform) -> str:
     """A hash of what decides which rows a view has, apart from its features."""
-    return _hash([transform.key, hours(transform.heartbeat), LOGIC_VERSION])
+    return _hash([transform.key, hours(transform.heartbeat), hours(transform.beat), LOGIC_VERSION])
 
 
 def fingerprints(transforms: Mapping[str, ViewTransform] = TRANSFORMS) -> dict[str, dict[str, str]]:

@@ -13,9 +13,9 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from feature_repo.transforms.spec import NOW, Now, Running, ViewTransform, hours
+from feature_repo.transforms.spec import FIRST_BEAT, NOW, Now, Running, ViewTransform, hours
 
-HOURS_PER_DAY = 24
+FIRST_BEAT_HOUR = int(FIRST_BEAT.timestamp()) // 3600
 
 
 def rows(tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start: int, end: int) -> ir.Table:
@@ -34,7 +34,7 @@ def rows(tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start
     -------
     ibis table
         The key, `at`, and the features. There is a row where a tile enters or leaves a window, also when nothing is
-        left in it (the online store would otherwise keep the last value), and every midnight while the entity's last
+        left in it (the online store would otherwise keep the last value), and at every beat while the entity's last
         tile is younger than the heartbeat.
     """
     parts = [_standing(tiles, transform, start), _entering(tiles, transform, start)]
@@ -130,12 +130,13 @@ def _accumulate(events: ir.Table, transform: ViewTransform, end: int) -> ir.Tabl
 
 
 def _with_heartbeats(sums: ir.Table, transform: ViewTransform, end: int) -> ir.Table:
-    """Each row again at every midnight at which it still holds and its entity is alive."""
-    next_midnight = (sums.at // HOURS_PER_DAY + 1) * HOURS_PER_DAY
+    """Each row again at every beat at which it still holds and its entity is alive."""
+    beat = hours(transform.beat)
+    next_beat = ((sums.at - FIRST_BEAT_HOUR) // beat + 1) * beat + FIRST_BEAT_HOUR
     beyond = ibis.least(sums.until, _whole(end + 1), sums.last_tile + hours(transform.heartbeat) + 1)
-    midnights = ibis.range(next_midnight, ibis.greatest(beyond, next_midnight), HOURS_PER_DAY)
+    beats = ibis.range(next_beat, ibis.greatest(beyond, next_beat), beat)
     # By key while there are few rows: all of them then need to be sorted by the instant only.
-    return sums.order_by("key").mutate(at=ibis.array([sums.at]).concat(midnights).unnest())
+    return sums.order_by("key").mutate(at=ibis.array([sums.at]).concat(beats).unnest())
 
 
 def _running(column: ir.Value, running: Running) -> ir.Value:

@@ -1,9 +1,7 @@
 """How congested a delivery zone is."""
 
 from feature_repo.transforms.measures import ABANDONED, CLOSED, DELIVERED, DELIVERY_MINUTES, PLACED
-from feature_repo.transforms.spec import DAY, HOUR, LIFETIME, Feature, ViewTransform, count, mean
-
-WEEK = 7 * DAY
+from feature_repo.transforms.spec import DAY, HOUR, LIFETIME, WEEK, Feature, ViewTransform, count, mean
 
 TRANSFORM = ViewTransform(
     view="zone_stats",

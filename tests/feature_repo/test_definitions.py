@@ -33,7 +33,7 @@ def test_every_field_tells_its_unit_and_meaning(view, field):
 @pytest.mark.parametrize("view", definitions.BATCH_VIEWS, ids=lambda view: view.name)
 def test_every_batch_view_tells_owner_grain_and_freshness_and_expires(view):
     assert {"owner", "grain", "freshness"} <= set(view.tags)
-    assert view.ttl == timedelta(hours=26)
+    assert view.ttl == TRANSFORMS[view.name].beat + 2 * HOUR
     assert view.batch_source.created_timestamp_column == "created"
 
 
@@ -53,6 +53,12 @@ def test_a_heartbeat_shorter_than_a_window_is_refused():
     orders = count(Measure("orders", "placed"), 2 * DAY)
     with pytest.raises(ValueError, match="the heartbeat 1 day, 0:00:00 is shorter than window 2 days"):
         ViewTransform("some_stats", "zone_id", {"orders": orders}, heartbeat=DAY)
+
+
+def test_a_beat_that_is_not_full_days_is_refused():
+    orders = count(Measure("orders", "placed"), DAY)
+    with pytest.raises(ValueError, match="the beat 12:00:00 is not a number of full days"):
+        ViewTransform("some_stats", "zone_id", {"orders": orders}, heartbeat=DAY, beat=12 * HOUR)
 
 
 def test_a_window_that_is_not_whole_hours_is_refused():

@@ -166,15 +166,19 @@ def test_both_fingerprints_are_named(zones, computed):
         versions.require_current(settings)
 
 
-@pytest.mark.parametrize("change", ["logic", "heartbeat", "key"])
+@pytest.mark.parametrize("change", ["logic", "heartbeat", "beat", "key"])
 def test_other_shared_logic_or_rows_are_refused(change, computed, monkeypatch):
     settings, _ = computed
     if change == "logic":
         monkeypatch.setattr(versions, "LOGIC_VERSION", versions.LOGIC_VERSION + 1)
     else:
-        changed = {"heartbeat": {"heartbeat": 9 * DAY}, "key": {"key": "restaurant_id"}}[change]
+        changed = {"heartbeat": {"heartbeat": 9 * DAY}, "beat": {"beat": 2 * DAY}, "key": {"key": "restaurant_id"}}[
+            change
+        ]
         monkeypatch.setitem(TRANSFORMS, "zone_stats", replace(TRANSFORMS["zone_stats"], **changed))
-    with pytest.raises(DefinitionChanged, match="zone_stats has another key, heartbeat or shared logic") as caught:
+    with pytest.raises(
+        DefinitionChanged, match="zone_stats has another key, heartbeat, beat or shared logic"
+    ) as caught:
         versions.require_current(settings)
     assert "python -m feature_repo rebuild zone_stats" in str(caught.value)
 
