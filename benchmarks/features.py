@@ -155,16 +155,13 @@ def _unequal(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
 
 def ours(settings: Settings, window: Window) -> Mapping[str, Any]:
     """All views, chunk by chunk, as `recompute` and a backfill do it, without the rules of validation."""
-    from feature_repo.transforms import compute, publish
+    from feature_repo import pipeline
     from feature_repo.transforms.coverage import chunks
 
     begun, rows = _cpu_seconds(), 0
     for chunk in chunks(window):
-        seen = publish.rewrites(settings)
-        tiles = compute.compute_tiles(chunk, settings)
-        made = compute.compute_rows(chunk, tiles, settings)
-        publish.publish(chunk, tiles, made, settings, seen)
-        rows += sum(frame.height for frame in made.values())
+        pipeline.compute_features(chunk, settings)
+        rows += sum(pipeline.publish_features(chunk, settings)["rows"].values())
         print(f"    {chunk}: {rows:,} rows", flush=True)
     return {"rows": rows, "CPU seconds": round(_cpu_seconds() - begun, 1)}
 

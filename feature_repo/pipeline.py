@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -79,11 +79,11 @@ def ingest_orders(window: Window, settings: Settings) -> Result:
 
     severities(settings)
 
+    _forget_staged(window, settings)
     batch = read_landing(window, settings)
     if batch.is_empty():
         _require_nothing_in_lake(window, settings)
     staged = _stage(batch, _staged("orders", window, settings))
-    _forget_staged(window, settings)
     return {"rows": batch.height, "found_late": int(batch["found_late"].sum()), "staged": str(staged)}
 
 
@@ -146,17 +146,21 @@ def compute_features(window: Window, settings: Settings) -> Result:
     from feature_repo.transforms.evolution import settle
     from feature_repo.transforms.versions import fingerprints
 
+    _forget_staged(window, settings)
     with exclusive(settings, "tables", f"computing features of {window}"):
         settle(settings)
         require_history(window, settings)
         seen = publish.rewrites(settings)
-        tiles = compute.compute_tiles(window, settings)
-        rows = compute.compute_rows(window, tiles, settings)
-    for view in tiles:
-        _stage(tiles[view], _staged(f"tiles/{view}", window, settings))
-        _stage(rows[view], _staged(f"features/{view}", window, settings))
+        tiles, heights = compute.compute_tiles(window, settings), {}
+        for view, frame in tiles.items():
+            # One view after the other: the rows of a chunk of a backfill need not fit into memory together.
+            rows = compute.compute_rows(window, {view: frame}, settings)[view]
+            heights[view] = rows.height
+            _stage(frame, _staged(f"tiles/{view}", window, settings))
+            _stage(rows, _staged(f"features/{view}", window, settings))
+            del rows
     _note_basis({"rewrites": seen, "definitions": fingerprints()}, window, settings)
-    return {"tiles": _heights(tiles), "rows": _heights(rows)}
+    return {"tiles": {view: frame.height for view, frame in tiles.items()}, "rows": heights}
 
 
 def validate_features(window: Window, settings: Settings) -> Result:
@@ -166,8 +170,8 @@ def validate_features(window: Window, settings: Settings) -> Result:
     from feature_repo.transforms.views import TRANSFORMS
 
     reports = {
-        view: quality.validate_features(view, _load_rows(view, window, settings), window, settings)
-        for view in TRANSFORMS
+        view: quality.validate_features(view, rows, window, settings)
+        for view, rows in _StagedViews("features", list(TRANSFORMS), window, settings).items()
     }
     failures = [{"view": view, **failure} for view, report in reports.items() for failure in _failures(report)]
     stopped = any(report.stopped for report in reports.values())
@@ -192,13 +196,12 @@ def publish_features(window: Window, settings: Settings) -> Result:
             f"the staged rows of {window} were computed under other definitions: run compute_features again"
         )
 
-    tiles = {view: _load(f"tiles/{view}", window, settings, made_by="compute_features") for view in TRANSFORMS}
-    rows = {view: _load_rows(view, window, settings) for view in TRANSFORMS}
+    tiles, rows = (_StagedViews(kind, list(TRANSFORMS), window, settings) for kind in ("tiles", "features"))
     with exclusive(settings, "tables", f"publishing features of {window}"):
         settle(settings)
         versions.note_span(window, settings)
-        publish.publish(window, tiles, rows, settings, rewrites_seen=int(basis["rewrites"]))
-    return {"rows": _heights(rows)}
+        heights = publish.publish(window, tiles, rows, settings, rewrites_seen=int(basis["rewrites"]))
+    return {"rows": heights}
 
 
 def materialize(window: Window, settings: Settings) -> Result:
@@ -530,10 +533,6 @@ def _entities(view: str, span: Window, end: datetime, settings: Settings) -> int
     return int(rows.select(pl.col(transform.key).n_unique()).collect().item())
 
 
-def _heights(frames: dict[str, pl.DataFrame]) -> dict[str, int]:
-    return {view: frame.height for view, frame in frames.items()}
-
-
 # Staged files.
 
 
@@ -554,14 +553,38 @@ def _stage(frame: pl.DataFrame, path: Path) -> Path:
 
 
 def _load(kind: str, window: Window, settings: Settings, made_by: str) -> pl.DataFrame:
+    return pl.read_parquet(_require_staged(kind, window, settings, made_by), hive_partitioning=False)
+
+
+def _require_staged(kind: str, window: Window, settings: Settings, made_by: str) -> Path:
     path = _staged(kind, window, settings)
     if not path.exists():
         raise StepMissing(f"{path} is not there: run {made_by} for {window} first")
-    return pl.read_parquet(path, hive_partitioning=False)
+    return path
 
 
-def _load_rows(view: str, window: Window, settings: Settings) -> pl.DataFrame:
-    return _load(f"features/{view}", window, settings, made_by="compute_features")
+class _StagedViews(Mapping[str, pl.DataFrame]):
+    """The staged tiles or feature rows by view, each read when it is asked for, so that one is in memory at a time.
+
+    Raises
+    ------
+    StepMissing
+        Those of a view are not there.
+    """
+
+    def __init__(self, kind: str, views: Sequence[str], window: Window, settings: Settings) -> None:
+        self._kind, self._views, self._window, self._settings = kind, views, window, settings
+        for view in views:
+            _require_staged(f"{kind}/{view}", window, settings, made_by="compute_features")
+
+    def __getitem__(self, view: str) -> pl.DataFrame:
+        return _load(f"{self._kind}/{view}", self._window, self._settings, made_by="compute_features")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
 
 
 def _basis_file(window: Window, settings: Settings) -> Path:

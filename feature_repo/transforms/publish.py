@@ -33,7 +33,7 @@ def publish(
     rows: Mapping[str, pl.DataFrame],
     settings: Settings,
     rewrites_seen: int,
-) -> None:
+) -> dict[str, int]:
     """Replace the window's tiles and rows. One process at a time.
 
     Parameters
@@ -44,6 +44,11 @@ def publish(
     settings : Settings
     rewrites_seen : int
         How often tiles had been rewritten when these rows were computed (`rewrites`).
+
+    Returns
+    -------
+    dict of str to int
+        By view, how many rows were written.
 
     Raises
     ------
@@ -64,11 +69,13 @@ def publish(
         _warn_of_stale_rows(window, before)
     if changes or before is None or window.start >= before.until:
         forget_states(window, settings)
+    written = {}
     for view, transform in TRANSFORMS.items():
         tile_table(transform, settings).replace(window, tiles[view])
-        feature_table(transform, settings).replace(row_window(window), rows[view])
+        written[view] = feature_table(transform, settings).replace(row_window(window), rows[view])
     keep_states(window, settings)
     write_coverage(_after(window, before, changes), settings)
+    return written
 
 
 def rewrites(settings: Settings) -> int:
