@@ -18,7 +18,7 @@ from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
 from feature_repo.orders.schema import orders_table
 from feature_repo.transforms import facts, state, tiles, windows
-from feature_repo.transforms.engine import engine, keep, scan
+from feature_repo.transforms.engine import accumulate, engine, keep, scan
 from feature_repo.transforms.spec import ViewTransform
 from feature_repo.transforms.tables import AS_OF, CREATED, EVENT_TIME, TILE_HOUR, feature_table, state_table, tile_table
 from feature_repo.transforms.views import TRANSFORMS
@@ -122,7 +122,9 @@ def _view_rows(transform: ViewTransform, window: Window, new: pl.DataFrame, sett
             parts.append(_hours(scan(connection, table, Window(_instant(first), window.start))))
         seen = ibis.union(*parts, distinct=False) if len(parts) > 1 else parts[0]
         base = _state_at(connection, transform, window.start, settings) if transform.lifetime else None
-        frame: pl.DataFrame = connection.to_polars(windows.rows(seen, base, transform, start, end))
+        frame: pl.DataFrame = connection.to_polars(
+            windows.rows(seen, base, transform, start, end, accumulate(connection))
+        )
     frame = frame.sort("at", maintain_order=True)
     at = pl.from_epoch(pl.col("at") * 3600, time_unit="s").dt.replace_time_zone("UTC").cast(TIMESTAMP)
     stamped = frame.with_columns(at.alias(EVENT_TIME), (at + settings.publication_delay).alias(CREATED))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from feature_repo.window import Window
 if TYPE_CHECKING:
     import ibis.expr.types as ir
     from ibis.backends.duckdb import Backend
+
+    from feature_repo.transforms.running import Accumulate
 
 
 class EngineMissing(RuntimeError):
@@ -85,13 +87,25 @@ def keep(connection: Any, table: ir.Table) -> ir.Table:
     return made
 
 
+def accumulate(connection: Any) -> Accumulate:
+    """How this engine takes running sums: DuckDB hands the events over, in order, and gets the sums back."""
+    import ibis
+
+    from feature_repo.transforms.running import by_windows, in_one_pass
+
+    def handed_over(events: ir.Table, sums: Sequence[str], maxima: Sequence[str]) -> ir.Table:
+        return ibis.memtable(in_one_pass(connection.to_polars(events.order_by("key", "at")), sums, maxima))
+
+    return handed_over if connection.name == "duckdb" else by_windows
+
+
 @contextmanager
 def _duckdb(settings: Settings, spill: Path) -> Iterator[Backend]:
     import ibis
 
     limit = {"memory_limit": f"{settings.engine_memory_gib}GiB"} if settings.engine_memory_gib else {}
     connection = ibis.duckdb.connect(temp_directory=str(spill), **limit)
-    # Spark's name for it, and a cast that Ibis does not leave out (see `windows.as_bigint`).
+    # Spark's name for it, and a cast that Ibis does not leave out (see `running.as_bigint`).
     connection.raw_sql("CREATE MACRO unix_micros(instant) AS epoch_us(instant)")
     connection.raw_sql("CREATE MACRO as_bigint(whole) AS CAST(whole AS BIGINT)")
     try:

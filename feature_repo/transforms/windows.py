@@ -10,15 +10,17 @@ All instants here are full hours since 1970.
 from __future__ import annotations
 
 import ibis
-import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
+from feature_repo.transforms.running import Accumulate
 from feature_repo.transforms.spec import FIRST_BEAT, NOW, Now, Running, ViewTransform, hours
 
 FIRST_BEAT_HOUR = int(FIRST_BEAT.timestamp()) // 3600
 
 
-def rows(tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start: int, end: int) -> ir.Table:
+def rows(
+    tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start: int, end: int, accumulate: Accumulate
+) -> ir.Table:
     """The rows of one view with `start < at <= end`.
 
     Parameters
@@ -29,6 +31,8 @@ def rows(tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start
         The state as of `start` (see `state`); None for a view that carries none.
     transform : ViewTransform
     start, end : int
+    accumulate : Accumulate
+        How to take the running sums: the engine knows.
 
     Returns
     -------
@@ -41,7 +45,9 @@ def rows(tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start
     parts += [_leaving(tiles, transform, hours(window), start, end) for window in transform.windows]
     if base is not None:
         parts.append(_carried(base, transform, start))
-    sums = _accumulate(ibis.union(*parts, distinct=False), transform, end)
+    maxima = [running.column for running in transform.running if running.partial.kind == "last"]
+    added = [running.column for running in transform.running if running.partial.kind != "last"]
+    sums = accumulate(ibis.union(*parts, distinct=False), added, ["last_tile", *maxima])
     rows = _with_heartbeats(sums, transform, end)
     return _finish(rows.filter(rows.at > start), transform)
 
@@ -113,43 +119,15 @@ def _carried(base: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
     )
 
 
-def _accumulate(events: ir.Table, transform: ViewTransform, end: int) -> ir.Table:
-    """One row per key and instant, with everything that entered or left up to it; it holds until `until`."""
-    moments = events.group_by("key", "at").agg(
-        last_tile=events.last_tile.max(),
-        **{r.column: _combine(events[r.column], r) for r in transform.running},
-    )
-    so_far = ibis.cumulative_window(group_by="key", order_by="at")
-    return moments.select(
-        "key",
-        "at",
-        until=ibis.coalesce(moments["at"].lead().over(ibis.window(group_by="key", order_by="at")), _whole(end + 1)),
-        last_tile=moments.last_tile.max().over(so_far),
-        **{r.column: _running(moments[r.column], r).over(so_far) for r in transform.running},
-    )
-
-
 def _with_heartbeats(sums: ir.Table, transform: ViewTransform, end: int) -> ir.Table:
     """Each row again at every beat at which it still holds and its entity is alive."""
     beat = hours(transform.beat)
     next_beat = ((sums.at - FIRST_BEAT_HOUR) // beat + 1) * beat + FIRST_BEAT_HOUR
-    beyond = ibis.least(sums.until, _whole(end + 1), sums.last_tile + hours(transform.heartbeat) + 1)
+    until = ibis.coalesce(sums.until, _whole(end + 1))
+    beyond = ibis.least(until, sums.last_tile + hours(transform.heartbeat) + 1)
     beats = ibis.range(next_beat, ibis.greatest(beyond, next_beat), beat)
     # By key while there are few rows: all of them then need to be sorted by the instant only.
     return sums.order_by("key").mutate(at=ibis.array([sums.at]).concat(beats).unnest())
-
-
-def _running(column: ir.Value, running: Running) -> ir.Value:
-    return column.max() if running.partial.kind == "last" else column.sum()
-
-
-def _combine(column: ir.Value, running: Running) -> ir.Value:
-    return column.max() if running.partial.kind == "last" else as_bigint(column.sum())
-
-
-@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
-def as_bigint(whole: dt.int64) -> dt.int64:
-    """A cast that Ibis does not leave out: DuckDB's sums have 128 bits, and summing those up again is half as fast."""
 
 
 def _finish(sums: ir.Table, transform: ViewTransform) -> ir.Table:
