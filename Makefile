@@ -61,7 +61,7 @@ materialize: needs.START needs.END setup ## Copy the feature rows of a span of t
 	@$(WITH_REDIS) $(PY) -m feature_repo materialize "$(START)" "$(END)"
 
 train: setup ## Train, evaluate, gate and register: MODEL= (delivery_time) AS_OF= (default: the last full hour)
-	@$(WITH_BOTH) $(PY) -m training run $(FOR_MODEL) $(if $(AS_OF),--as-of "$(AS_OF)")
+	@$(WITH_MLFLOW) $(PY) -m training run $(FOR_MODEL) $(if $(AS_OF),--as-of "$(AS_OF)")
 
 serve: setup ## The prediction API in the foreground, at ETA_SERVING_PORT (8000)
 	@$(WITH_BOTH) $(PY) -m serving

@@ -14,7 +14,7 @@ import argparse
 import getpass
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +24,6 @@ from training.errors import TrainingError
 from training.lineage import render_tree
 from training.models import get_spec, specs
 from training.registry import ModelRegistry, Move
-from training.report import gates_table
 
 FAILED, REJECTED, STOPPED = 1, 3, 4
 """Exit codes, so that a script can tell a refused model from a broken run."""
@@ -49,7 +48,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.trials or options.folds:
         spec = spec.with_search(options.trials, options.folds)
     story = pipeline.run(as_of, settings, spec, lambda text: print(f"  {text}", flush=True))
-    print(_summary(story, spec.unit))
+    print(_summary(story, settings, spec.unit))
     return {"registered": 0, "rejected": REJECTED, "stopped": STOPPED}[story["status"]]
 
 
@@ -106,7 +105,7 @@ def _lineage(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _summary(story: dict[str, Any], unit: str) -> str:
+def _summary(story: dict[str, Any], settings: Settings, unit: str) -> str:
     lines = [f"{story['model']} as of {story['as_of']}: {story['status']}"]
     lines += [f"  {text}" for text in (*story["validation"]["failures"], *story["validation"]["notes"])]
     if "evaluation" in story:
@@ -114,12 +113,25 @@ def _summary(story: dict[str, Any], unit: str) -> str:
         test, validation = (f"{part}_{story['evaluation']['primary']}" for part in ("test", "validation"))
         lines += [f"  test error {metrics[test]:.2f} {unit}, validation {metrics[validation]:.2f}"]
         lines += [f"  baseline {name}: test {values[test]:.2f}" for name, values in baselines.items()]
-        lines += [gates_table(story["evaluation"]["gates"])]
-    if "registration" in story:
-        made = story["registration"]
-        how = "champion now" if made["registered"] else "registered before, the champion was left as it is"
-        lines += [f"  version {made['version']}: {how} (before: {made['previous'] or 'none'})"]
+        lines += [*_gate_lines(story["evaluation"]["gates"]), *_decision_lines(story)]
+        lines += [f"  report: {settings.data_dir / story['evaluation']['directory'] / 'report.html'}"]
     return "\n".join([*lines, f"  seconds: {story['seconds']}"])
+
+
+def _gate_lines(gates: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [f"  {'passed' if gate['passed'] else 'FAILED'}  {gate['name']:<22}  {gate['reason']}" for gate in gates]
+
+
+def _decision_lines(story: dict[str, Any]) -> list[str]:
+    made, refused = story.get("registration"), story.get("rejection")
+    if made and made["registered"]:
+        before = made["previous"] or "none"
+        return [f"  registered as version {made['version']}, which is the champion now (before: {before})"]
+    if made:
+        return [f"  registered before as version {made['version']}; the champion stays version {made['previous']}"]
+    if refused and refused["version"]:
+        return [f"  it was registered before as version {refused['version']}, which stays; no alias was moved"]
+    return [f"  not registered; the champion stays ({refused['champion'] or 'there is none'})"] if refused else []
 
 
 def _sentence(move: Move) -> str:
