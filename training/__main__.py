@@ -23,7 +23,7 @@ from feature_repo.window import as_utc, floor_hour
 from training.errors import TrainingError
 from training.lineage import render_tree
 from training.models import get_spec, specs
-from training.registry import ModelRegistry, Move
+from training.registry import REJECTED_TAG, ModelRegistry, Move, Version
 
 FAILED, REJECTED, STOPPED = 1, 3, 4
 """Exit codes, so that a script can tell a refused model from a broken run."""
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (error), 3 (rejected by a gate), 4 (training data refused)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("training.pipeline").setLevel(logging.CRITICAL)  # the summary says all that it would
     try:
         return int(options.command(options, get_settings()))
     except (TrainingError, ValueError) as error:
@@ -57,17 +58,28 @@ def _models(options: argparse.Namespace, settings: Settings) -> int:
     registry.check()
     versions = registry.versions()
     if not versions:
-        print(f"{options.model} has no versions yet: train one (make train)")
+        print(f"{options.model} has no versions yet: train one (make train MODEL={options.model})")
+        return 0
+    print(f"{'version':<8} {'state':<22} {'as of':<17} {'metric':<9} {'validation':>10} {'test':>8}  run")
     for version in versions:
         tags, metric = version.tags, version.tags.get("primary_metric", "mae")
+        errors = [tags.get(f"{part}_{metric}", "?") for part in ("validation", "test")]
         print(
-            f"{version.version:>4}  {', '.join(version.aliases) or '-':<20} as of {tags.get('as_of', '?')}  "
-            f"{metric}: validation {tags.get(f'validation_{metric}', '?')}, test {tags.get(f'test_{metric}', '?')}  "
-            f"run {version.run_id}"
+            f"{version.version:<8} {_state(version):<22} {_minute(tags.get('as_of', '?')):<17} {metric:<9} "
+            f"{errors[0]:>10} {errors[1]:>8}  {version.run_id}"
         )
+    print("\ndecisions, oldest first (the training pipeline's are as of the data's instant)")
     for move in registry.history():
-        print(f"      {_sentence(move)}")
+        print(f"  {_sentence(move)}")
     return 0
+
+
+def _state(version: Version) -> str:
+    return ", ".join([*version.aliases, *(["rejected"] if REJECTED_TAG in version.tags else [])]) or "-"
+
+
+def _minute(instant: str) -> str:
+    return instant[:16].replace("T", " ")
 
 
 def _promote(options: argparse.Namespace, settings: Settings) -> int:
@@ -137,8 +149,14 @@ def _decision_lines(story: dict[str, Any]) -> list[str]:
 def _sentence(move: Move) -> str:
     if move.before == move.after:
         return f"version {move.after} is the {'challenger' if move.action == 'challenge' else 'champion'} already"
-    versions = f"version {move.before or 'none'} -> {move.after or 'none'}"
-    return f"{move.at}  {move.action}: {versions}, by {move.who} ({move.why})"
+    replaced = f"(before: {move.before or 'none'})"
+    did = {
+        "promote": f"version {move.after} became the champion {replaced}",
+        "rollback": f"rolled back: version {move.after} is the champion again {replaced}",
+        "challenge": f"version {move.after} became the challenger {replaced}",
+        "reject": f"version {move.before} was rejected, no rollback goes back to it",
+    }
+    return f"{_minute(move.at)}  {did[move.action]}; {move.who}: {move.why}"
 
 
 def _threshold(text: str) -> tuple[str, float]:

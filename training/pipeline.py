@@ -530,7 +530,10 @@ def _evaluation_directory(
 def _candidate(dataset: Dataset, spec: ModelSpec) -> dict[str, Any]:
     path = _candidate_directory(dataset, spec) / CANDIDATE
     if not path.exists():
-        raise TrainingError(f"{spec.name}: data set {dataset.hash[:12]} has no trained candidate: run train first")
+        raise TrainingError(
+            f"{spec.name}: data set {dataset.hash[:12]} has no trained candidate of this code and spec: run "
+            "train first (again, if the code was changed meanwhile)"
+        )
     found: dict[str, Any] = read_json(path)
     return found
 

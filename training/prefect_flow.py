@@ -20,7 +20,7 @@ from typing import Any
 from config import Settings, get_settings
 from feature_repo.window import as_utc, floor_hour
 from training import pipeline
-from training.errors import RegistryUnavailable, TrainingError
+from training.errors import TrainingError
 from training.models import get_spec, specs
 
 INSTALL = ".venv/bin/uv pip install --python .venv/bin/python -e '.[prefect]'"
@@ -89,11 +89,11 @@ def _task(name: str) -> Any:
 
 
 def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    """Whether a failed task may be well the next time: MLflow did not answer."""
+    """Whether a failed task may do well the next time, because MLflow did not answer, say."""
     try:
         state.result()
-    except RegistryUnavailable:
-        return True
+    except TrainingError as error:
+        return error.transient
     except Exception:
         return False
     return False

@@ -508,7 +508,7 @@ def test_steps_say_which_step_is_missing(stored, settings, spec):
     with pytest.raises(DatasetError, match=r"no data set was built as of 2026-05-01T00:00:00.*run build_dataset first"):
         pipeline.validate_dataset(AS_OF, settings, spec)
     stored()
-    with pytest.raises(TrainingError, match="has no trained candidate: run train first"):
+    with pytest.raises(TrainingError, match="has no trained candidate of this code and spec: run train first"):
         pipeline.evaluate(AS_OF, settings, spec)
 
 
