@@ -2,8 +2,8 @@
 
 python -m training.prefect_flow [--model NAME] [--as-of INSTANT]
 
-A task is one call of a step, which finds its own earlier result by content: then the task's state is `Reused`. Only an
-unreachable MLflow is tried again; refused data, a failed gate or a broken file would be no better the second time.
+A task is one call of a step, which finds its own earlier result by content: then the task's state is `Reused`. Only
+what may pass (MLflow does not answer, say) is tried again; refused data or a broken file would be no better.
 Without `PREFECT_API_URL`, Prefect starts a server of its own on loopback for the time of the run.
 """
 
