@@ -15,7 +15,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run test lint format up down status ingest apply materialize backfill train score drift serve \
+.PHONY: help setup lock run test lint format up down status ingest apply materialize backfill train train-prefect score drift serve \
 	models lineage promote rollback challenge reject bench airflow feast clean
 
 # A prerequisite `needs.NAME` stops with a message, before anything else is done, unless the variable is given.
@@ -25,7 +25,7 @@ needs.%:
 help: ## This text
 	@echo "delivery-eta. The two commands to begin with: make run, make test"
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Begin here
 setup: ## Make .venv with the pinned packages (PYTHON=python3.11 chooses the interpreter)
@@ -61,7 +61,12 @@ materialize: needs.START needs.END setup ## Copy the feature rows of a span of t
 	@$(WITH_REDIS) $(PY) -m feature_repo materialize "$(START)" "$(END)"
 
 train: setup ## Train, evaluate, gate and register: MODEL= (delivery_time) AS_OF= (default: the last full hour)
-	@$(WITH_BOTH) $(PY) -m training run $(FOR_MODEL) $(if $(AS_OF),--as-of "$(AS_OF)")
+	@$(WITH_MLFLOW) $(PY) -m training run $(FOR_MODEL) $(if $(AS_OF),--as-of "$(AS_OF)")
+
+train-prefect: setup ## The same as a Prefect flow, for who runs Prefect: MODEL= AS_OF= (needs the extra `prefect`)
+	@$(PY) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("prefect") is None)' || { echo "make train-prefect:" \
+		"Prefect is an extra, install it with: .venv/bin/uv pip install --python $(PY) -e '.[prefect]'" >&2; exit 2; }
+	@$(WITH_MLFLOW) $(PY) -m training.prefect_flow $(FOR_MODEL) $(if $(AS_OF),--as-of "$(AS_OF)")
 
 serve: setup ## The prediction API in the foreground, at ETA_SERVING_PORT (8000)
 	@$(WITH_BOTH) $(PY) -m serving

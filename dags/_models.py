@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLBranchOperator
 from airflow.sdk import AssetOrTimeSchedule, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from config import get_settings
 from dags._defaults import RETRAIN, dag_arguments, run_as_of
@@ -40,12 +41,21 @@ def model_dag_arguments(model: str, doc: str | None) -> dict[str, Any]:
 
 
 def model_step(model: str, function: str) -> Callable[[], Any]:
-    """A task that calls `training.pipeline.<function>(as_of, settings, spec)` and returns its small result."""
+    """A task that calls `training.pipeline.<function>(as_of, settings, spec)` and returns its small result.
+
+    An error that a repetition cannot mend (no orders, a damaged file) fails at once: retries would hold up the next.
+    """
 
     @task(task_id=function)
     def step(**context: Any) -> Any:
+        errors = import_module("training.errors")
         spec = import_module("training.models").get_spec(model, get_settings())
-        return getattr(import_module("training.pipeline"), function)(run_as_of(context), get_settings(), spec)
+        try:
+            return getattr(import_module("training.pipeline"), function)(run_as_of(context), get_settings(), spec)
+        except errors.TrainingError as error:
+            if error.transient:
+                raise
+            raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
     return step
 

@@ -14,7 +14,7 @@ import argparse
 import getpass
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,8 +23,7 @@ from feature_repo.window import as_utc, floor_hour
 from training.errors import TrainingError
 from training.lineage import render_tree
 from training.models import get_spec, specs
-from training.registry import ModelRegistry, Move
-from training.report import gates_table
+from training.registry import REJECTED_TAG, ModelRegistry, Move, Version
 
 FAILED, REJECTED, STOPPED = 1, 3, 4
 """Exit codes, so that a script can tell a refused model from a broken run."""
@@ -34,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (error), 3 (rejected by a gate), 4 (training data refused)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("training.pipeline").setLevel(logging.CRITICAL)  # the summary says all that it would
     try:
         return int(options.command(options, get_settings()))
     except (TrainingError, ValueError) as error:
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.trials or options.folds:
         spec = spec.with_search(options.trials, options.folds)
     story = pipeline.run(as_of, settings, spec, lambda text: print(f"  {text}", flush=True))
-    print(_summary(story, spec.unit))
+    print(_summary(story, settings, spec.unit))
     return {"registered": 0, "rejected": REJECTED, "stopped": STOPPED}[story["status"]]
 
 
@@ -58,17 +58,28 @@ def _models(options: argparse.Namespace, settings: Settings) -> int:
     registry.check()
     versions = registry.versions()
     if not versions:
-        print(f"{options.model} has no versions yet: train one (make train)")
+        print(f"{options.model} has no versions yet: train one (make train MODEL={options.model})")
+        return 0
+    print(f"{'version':<8} {'state':<22} {'as of':<17} {'metric':<9} {'validation':>10} {'test':>8}  run")
     for version in versions:
         tags, metric = version.tags, version.tags.get("primary_metric", "mae")
+        errors = [tags.get(f"{part}_{metric}", "?") for part in ("validation", "test")]
         print(
-            f"{version.version:>4}  {', '.join(version.aliases) or '-':<20} as of {tags.get('as_of', '?')}  "
-            f"{metric}: validation {tags.get(f'validation_{metric}', '?')}, test {tags.get(f'test_{metric}', '?')}  "
-            f"run {version.run_id}"
+            f"{version.version:<8} {_state(version):<22} {_minute(tags.get('as_of', '?')):<17} {metric:<9} "
+            f"{errors[0]:>10} {errors[1]:>8}  {version.run_id}"
         )
+    print("\ndecisions, oldest first (the training pipeline's are as of the data's instant)")
     for move in registry.history():
-        print(f"      {_sentence(move)}")
+        print(f"  {_sentence(move)}")
     return 0
+
+
+def _state(version: Version) -> str:
+    return ", ".join([*version.aliases, *(["rejected"] if REJECTED_TAG in version.tags else [])]) or "-"
+
+
+def _minute(instant: str) -> str:
+    return instant[:16].replace("T", " ")
 
 
 def _promote(options: argparse.Namespace, settings: Settings) -> int:
@@ -106,7 +117,7 @@ def _lineage(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _summary(story: dict[str, Any], unit: str) -> str:
+def _summary(story: dict[str, Any], settings: Settings, unit: str) -> str:
     lines = [f"{story['model']} as of {story['as_of']}: {story['status']}"]
     lines += [f"  {text}" for text in (*story["validation"]["failures"], *story["validation"]["notes"])]
     if "evaluation" in story:
@@ -114,19 +125,38 @@ def _summary(story: dict[str, Any], unit: str) -> str:
         test, validation = (f"{part}_{story['evaluation']['primary']}" for part in ("test", "validation"))
         lines += [f"  test error {metrics[test]:.2f} {unit}, validation {metrics[validation]:.2f}"]
         lines += [f"  baseline {name}: test {values[test]:.2f}" for name, values in baselines.items()]
-        lines += [gates_table(story["evaluation"]["gates"])]
-    if "registration" in story:
-        made = story["registration"]
-        how = "champion now" if made["registered"] else "registered before, the champion was left as it is"
-        lines += [f"  version {made['version']}: {how} (before: {made['previous'] or 'none'})"]
+        lines += [*_gate_lines(story["evaluation"]["gates"]), *_decision_lines(story)]
+        lines += [f"  report: {settings.data_dir / story['evaluation']['directory'] / 'report.html'}"]
     return "\n".join([*lines, f"  seconds: {story['seconds']}"])
+
+
+def _gate_lines(gates: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [f"  {'passed' if gate['passed'] else 'FAILED'}  {gate['name']:<22}  {gate['reason']}" for gate in gates]
+
+
+def _decision_lines(story: dict[str, Any]) -> list[str]:
+    made, refused = story.get("registration"), story.get("rejection")
+    if made and made["registered"]:
+        before = made["previous"] or "none"
+        return [f"  registered as version {made['version']}, which is the champion now (before: {before})"]
+    if made:
+        return [f"  registered before as version {made['version']}; the champion stays version {made['previous']}"]
+    if refused and refused["version"]:
+        return [f"  it was registered before as version {refused['version']}, which stays; no alias was moved"]
+    return [f"  not registered; the champion stays ({refused['champion'] or 'there is none'})"] if refused else []
 
 
 def _sentence(move: Move) -> str:
     if move.before == move.after:
         return f"version {move.after} is the {'challenger' if move.action == 'challenge' else 'champion'} already"
-    versions = f"version {move.before or 'none'} -> {move.after or 'none'}"
-    return f"{move.at}  {move.action}: {versions}, by {move.who} ({move.why})"
+    replaced = f"(before: {move.before or 'none'})"
+    did = {
+        "promote": f"version {move.after} became the champion {replaced}",
+        "rollback": f"rolled back: version {move.after} is the champion again {replaced}",
+        "challenge": f"version {move.after} became the challenger {replaced}",
+        "reject": f"version {move.before} was rejected, no rollback goes back to it",
+    }
+    return f"{_minute(move.at)}  {did[move.action]}; {move.who}: {move.why}"
 
 
 def _threshold(text: str) -> tuple[str, float]:

@@ -20,7 +20,7 @@ import polars as pl
 from feature_repo.window import Window, as_utc, floor_hour
 from training.errors import DatasetError, EmptyPopulation, RowsChanged
 from training.files import canonical_hash, file_hash, new_directory, read_json, write_json
-from training.lineage import code_hash
+from training.lineage import code_hash, features_code_hash
 from training.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ LOGGER = logging.getLogger(__name__)
 ROWS = "rows.parquet"
 DESCRIPTION = "dataset.json"
 LABEL_KNOWN_AT = "label_known_at"
+FILES_READ = ("order_partitions", "feature_tables")
+"""Parts of a description that hold hashes of files."""
 
 IDENTITY = ("model", "as_of", "window", "feature_service", "definitions_hash", "seed", "rows_hash")
 """What a data set's hash covers, beside the type of its content."""
@@ -108,12 +110,11 @@ def build_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> tuple
         The feature store did not give back the rows that it was asked for.
     """
     as_of = as_utc(as_of)
+    note = settings.datasets / "inputs" / f"{_inputs_key(as_of, settings, spec)}.json"
+    if (found := _found_again(note, as_of, settings, spec)) is not None:
+        LOGGER.info("data set %s: nothing that it depends on has changed, reused", found.hash[:12])
+        return found, True
     sources = _describe_sources(as_of, settings, spec)
-    key = canonical_hash({"spec": spec.fingerprint(), "code": code_hash(), "sources": sources})
-    pointer = settings.datasets / "inputs" / f"{key}.json"
-    if pointer.exists() and (found := settings.datasets / read_json(pointer)["hash"] / DESCRIPTION).exists():
-        LOGGER.info("data set %s: nothing that it depends on has changed, reused", found.parent.name[:12])
-        return load_dataset(found.parent), True
     population = spec.population(window_of(as_of, spec), as_of, settings).collect()
     if not population.height:
         raise EmptyPopulation(
@@ -123,7 +124,7 @@ def build_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> tuple
     rows = with_features(_entity_frame(population, sources, spec), settings, spec)
     description = sources | {"absent_columns": _absent_columns(population)}
     dataset = store_dataset(rows, description, settings.datasets, spec)
-    write_json(pointer, {"hash": dataset.hash})
+    write_json(note, {"hash": dataset.hash, **{name: sources[name] for name in FILES_READ}})
     LOGGER.info("data set %s: %d rows stored in %s", dataset.hash[:12], rows.height, dataset.directory)
     return dataset, False
 
@@ -209,6 +210,36 @@ def rows_hash(rows: pl.DataFrame) -> str:
     return digest.hexdigest()
 
 
+def _inputs_key(as_of: datetime, settings: Settings, spec: ModelSpec) -> str:
+    """Hash of all that decides a data set, but for the files that are read."""
+    return canonical_hash(
+        {
+            "as_of": as_of.isoformat(),
+            "spec": spec.fingerprint(),
+            "parts": [part.by for part in (*spec.slices, *spec.fairness)],
+            "code": [code_hash(), features_code_hash()],
+            "hours": [settings.lateness_horizon_hours, settings.publication_delay_minutes / 60],
+        }
+    )
+
+
+def _found_again(note: Path, as_of: datetime, settings: Settings, spec: ModelSpec) -> Dataset | None:
+    """The data set that was once made of these inputs, if the files that it was made from are as they were.
+
+    Feast is not imported for it: which views were read, and how far back, is in the description.
+    """
+    if not note.exists():
+        return None
+    noted = read_json(note)
+    directory = settings.datasets / noted["hash"]
+    if not (directory / DESCRIPTION).exists():
+        return None
+    dataset = load_dataset(directory)
+    reach = {str(view["name"]): int(view["ttl_seconds"]) for view in dataset.description["views"]}
+    now = _files_read(reach, as_of, settings, spec)
+    return dataset if all(noted.get(name) == now[name] for name in FILES_READ) else None
+
+
 def _describe_sources(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
     from feature_repo import catalog
     from feature_repo.transforms.request_time import REQUEST_FUNCTION_VERSION
@@ -217,7 +248,7 @@ def _describe_sources(as_of: datetime, settings: Settings, spec: ModelSpec) -> d
     # Words stay in the rows, for slices, and are no inputs: an estimator takes numbers.
     inputs = [asdict(item) for item in catalog.model_inputs(spec.feature_service) if item.dtype != "String"]
     used = [view for view in catalog.batch_views() if any(item["view"] == view.name for item in inputs)]
-    longest = max((view.ttl for view in used), default=timedelta())
+    views = [_describe_view(view, inputs) for view in used]
     return {
         "model": spec.name,
         "as_of": as_of.isoformat(),
@@ -227,11 +258,19 @@ def _describe_sources(as_of: datetime, settings: Settings, spec: ModelSpec) -> d
         "request_function_version": REQUEST_FUNCTION_VERSION,
         "seed": spec.seed,
         "inputs": inputs,
-        "views": [_describe_view(view, inputs) for view in used],
-        "order_partitions": _order_partitions(window, as_of, settings),
-        "feature_tables": {
-            view.name: _table_hash(settings.features / view.name, window.start - longest, as_of) for view in used
-        },
+        "views": views,
+        **_files_read({view["name"]: view["ttl_seconds"] for view in views}, as_of, settings, spec),
+    }
+
+
+def _files_read(reach: Mapping[str, int], as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    """Hashes of the files that a data set is made from; `reach` is the time to live of each view, in seconds."""
+    window = window_of(as_of, spec)
+    start = window.start - timedelta(seconds=max(reach.values(), default=0))
+    return {
+        # Where labels take long to be decided, a population looks as far back from its first instant.
+        "order_partitions": _order_partitions(Window(window.start - spec.label_horizon, window.end), as_of, settings),
+        "feature_tables": {view: _table_hash(settings.features / view, start, as_of) for view in reach},
     }
 
 

@@ -21,6 +21,9 @@ from __future__ import annotations
 class TrainingError(Exception):
     """Base of all errors of this room."""
 
+    transient = False
+    """Whether the same step may do well a little later, with nothing changed by anybody."""
+
 
 class DatasetError(TrainingError):
     """The training set cannot be built or read."""
@@ -53,6 +56,8 @@ class RegistryError(TrainingError):
 class RegistryUnavailable(RegistryError):
     """MLflow does not answer."""
 
+    transient = True
+
 
 class UnknownVersion(RegistryError):
     """No such version of the model."""
@@ -64,6 +69,8 @@ class VersionInUse(RegistryError):
 
 class ChampionMoved(RegistryError):
     """Somebody else promoted a version in the meantime."""
+
+    transient = True
 
 
 class NothingToRollBack(RegistryError):

@@ -11,15 +11,26 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
+FEATURES = PACKAGE.parent / "feature_repo"
 LIBRARIES = ("scikit-learn", "numpy", "polars", "skl2onnx", "onnxruntime", "feast")
 
 
 @lru_cache
 def code_hash() -> str:
     """SHA-256 of this room's source files and of the versions of the libraries that decide a prediction."""
+    return _sources_hash(PACKAGE, "*.py")
+
+
+@lru_cache
+def features_code_hash() -> str:
+    """SHA-256 of the sources that decide a training row: definitions, transforms and stores; without importing them."""
+    return _sources_hash(FEATURES, "*.py", "*.yaml")
+
+
+def _sources_hash(root: Path, *patterns: str) -> str:
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(path for pattern in patterns for path in root.rglob(pattern)):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     digest.update(repr(library_versions()).encode())
     return digest.hexdigest()
 

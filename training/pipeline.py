@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from training.gates import ChampionEvidence, Evidence, GateResult, decide
 from training.lineage import code_hash, lineage_tags
 from training.page import html_report, model_card
 from training.pictures import pictures
-from training.registry import REGISTERED_TAG, SERVING, ModelRegistry, Version
+from training.registry import CHAMPION, COMPARED_WITH_TAG, REGISTERED_TAG, SERVING, ModelRegistry, Version
 from training.report import report
 from training.spec import ModelSpec
 from training.split import Split, split_by_time
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
-ONNX, CANDIDATE, EVALUATION = "model.onnx", "candidate.json", "evaluation.json"
+ONNX, CANDIDATE, EVALUATION, VALIDATION = "model.onnx", "candidate.json", "evaluation.json", "validation.json"
 WHO = "training pipeline"
 
 Step = Callable[[datetime, "Settings", ModelSpec], dict[str, Any]]
@@ -78,13 +79,18 @@ def build_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[
 def validate_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
     """Check the training set: see `training.checks.check_dataset`. The verdict is kept beside the rows."""
     dataset = noted_dataset(as_of, settings, spec)
-    verdict = check_dataset(dataset, spec)
-    write_json(dataset.directory / "validation.json", verdict)
+    path, key = dataset.directory / VALIDATION, _key(dataset, spec)
+    found = read_json(path) if path.exists() else {}
+    reused = found.get("key") == key
+    verdict = found if reused else check_dataset(dataset, spec)
+    if not reused:
+        write_json(path, {"key": key, **verdict})
     for failure in verdict["failures"]:
         LOGGER.error("data set %s: %s", dataset.hash[:12], failure)
     for note in verdict["notes"]:
         LOGGER.info("data set %s: %s", dataset.hash[:12], note)
-    return {name: verdict[name] for name in ("stopped", "failures", "notes", "absent_in_source", "rows")}
+    told = {name: verdict[name] for name in ("stopped", "failures", "notes", "absent_in_source", "rows")}
+    return told | {"reused": reused}
 
 
 def train(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress = LOGGER.info) -> dict[str, Any]:
@@ -114,20 +120,42 @@ def train(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progre
 def evaluate(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
     """Measure the candidate, compare it with baselines and champion, and let the gates decide.
 
+    An evaluation of the same candidate by the same gates against the same champion is found again. A candidate that
+    has become the champion is judged by the one that it replaced.
+
     Returns
     -------
     dict
         `passed`, `gates`, `metrics`, `baselines`, `champion` (version or None), `interval`, `slices`, `rows`, `gap`,
-        `pictures`.
+        `pictures`, `directory` (of the report, relative to the data directory), `reused`.
     """
     dataset = noted_dataset(as_of, settings, spec)
     candidate = _candidate(dataset, spec)
     registry = ModelRegistry(settings, spec.name)
+    registry.check()
+    champion = _opponent(candidate, registry)
+    directory = _evaluation_directory(champion, candidate, dataset, spec)
+    kept = {"directory": directory.relative_to(settings.data_dir).as_posix()}
+    if (directory / EVALUATION).exists():
+        LOGGER.info("evaluation %s: same candidate, gates and champion as before, reused", directory.name)
+        return dict(read_json(directory / EVALUATION)) | kept | {"reused": True}
+    evaluation = _evaluate(champion, candidate, registry, dataset, settings, spec)
+    _log_evaluation(as_of, evaluation, candidate["run_id"], directory, dataset, registry, spec)
+    return evaluation | kept | {"reused": False}
+
+
+def _evaluate(
+    champion: Version | None,
+    candidate: dict[str, Any],
+    registry: ModelRegistry,
+    dataset: Dataset,
+    settings: Settings,
+    spec: ModelSpec,
+) -> dict[str, Any]:
     split = split_by_time(dataset.rows(), spec)
     content = (_candidate_directory(dataset, spec) / ONNX).read_bytes()
     model = OnnxModel(content)
     evaluation = evaluation_of.evaluate(model.predict, split, dataset, spec)
-    champion = registry.champion()
     evidence = Evidence(
         metrics=evaluation["metrics"],
         baselines={
@@ -144,26 +172,26 @@ def evaluate(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, 
         row_microseconds=evaluation_of.row_microseconds(model, matrix(split.test, dataset.inputs)),
     )
     gates = decide(evidence, spec.gates)
-    evaluation |= {
+    return evaluation | {
         "pictures": pictures(model.predict, split, dataset, spec),
         "champion": champion.version if champion else None,
         "gates": [gate.to_dict() for gate in gates],
         "passed": all(gate.passed for gate in gates),
     }
-    _log_evaluation(as_of, evaluation, candidate["run_id"], dataset, registry, spec)
-    return evaluation
 
 
 def register(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, Any]:
     """Make a version of the candidate and the champion of the version, if every gate was passed.
 
-    The champion that the gates compared with must still be the champion; otherwise they are asked again. A candidate
-    that was registered before is not registered again, nor made champion again: somebody may have rolled it back.
+    The champion that the gates compared with must still be the champion, and the gates must be those of the spec;
+    otherwise they are asked again. A candidate that was registered before is not registered again, nor made champion
+    again: somebody may have rolled it back.
 
     Returns
     -------
     dict
-        `version`, `previous` (version or None), `registered` (False if it had been before), `run_id`.
+        `version`, `previous` (the champion before, or None), `registered` (False if it had been before: then
+        `reused`), `run_id`.
 
     Raises
     ------
@@ -175,14 +203,13 @@ def register(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, 
     with registry.locked():
         champion = registry.champion()
         before = champion.version if champion else None
-        evaluation = read_json(_candidate_directory(dataset, spec) / EVALUATION)
         known = _registered_before(candidate["key"], registry)
         if known is not None and REGISTERED_TAG in known.tags:
             LOGGER.info("%s: registered before as version %s", spec.name, known.version)
             return _registered(known, before, candidate, fresh=False)
-        if evaluation["champion"] != before:
-            LOGGER.info("%s: the champion moved since the evaluation, asking the gates again", spec.name)
-            evaluation = evaluate(as_of, settings, spec)
+        evaluation = evaluate(as_of, settings, spec)
+        if not evaluation["reused"]:
+            LOGGER.info("%s: champion or gates changed since the evaluation, asked again", spec.name)
         _require_passed(evaluation, spec)
         version = known or _create_version(dataset, candidate, evaluation, registry, spec)
         registry.promote_locked(version, as_utc(as_of), WHO, "passed every gate", before)
@@ -197,7 +224,8 @@ def reject(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, An
     Returns
     -------
     dict
-        `run_id`, `reasons`, `champion` (version or None).
+        `run_id`, `reasons`, `champion` (version or None), `version` (that it has been before, or None), `reused` (it
+        was noted before).
     """
     return _refuse(as_of, settings, spec, "rejected")
 
@@ -208,7 +236,7 @@ def decline(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, A
     Returns
     -------
     dict
-        `run_id`, `reasons`, `champion` (version or None).
+        As `reject`.
     """
     return _refuse(as_of, settings, spec, "declined", ["declined by a person, or not answered in time"])
 
@@ -218,15 +246,27 @@ def _refuse(
 ) -> dict[str, Any]:
     dataset = noted_dataset(as_of, settings, spec)
     candidate = _candidate(dataset, spec)
-    evaluation = read_json(_candidate_directory(dataset, spec) / EVALUATION)
+    evaluation = evaluate(as_of, settings, spec)
     reasons = reasons or _failed(evaluation)
     registry = ModelRegistry(settings, spec.name)
-    registry.set_run_tags(candidate["run_id"], {"decision": decision, "reasons": "; ".join(reasons)[:5000]})
-    registry.end_run(candidate["run_id"])
+    known = _registered_before(candidate["key"], registry)
+    told = {
+        "run_id": candidate["run_id"],
+        "reasons": reasons,
+        "champion": evaluation["champion"],
+        "version": known.version if known else None,
+    }
+    note = settings.data_dir / evaluation["directory"] / f"{decision}.json"
+    if note.exists() and read_json(note) == told:
+        return told | {"reused": True}
+    if known is None:  # what was decided about a version is its own history
+        registry.set_run_tags(candidate["run_id"], {"decision": decision, "reasons": "; ".join(reasons)[:5000]})
+        registry.end_run(candidate["run_id"])
     registry.log_rejection(as_utc(as_of), WHO, f"run {candidate['run_id']} {decision}: {'; '.join(reasons)}")
+    write_json(note, told)
     for reason in reasons:
         LOGGER.warning("%s %s: %s", spec.name, decision, reason)
-    return {"run_id": candidate["run_id"], "reasons": reasons, "champion": evaluation["champion"]}
+    return told | {"reused": False}
 
 
 def run(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress = LOGGER.info) -> dict[str, Any]:
@@ -246,7 +286,7 @@ def run(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress
         story[name] = step()
         story["seconds"][name] = round(time.perf_counter() - begun, 2)
         if story[name].get("reused"):
-            progress("nothing that this step depends on has changed: its last result is used again")
+            progress("  nothing that it depends on has changed: found again")
         return dict(story[name])
 
     do(
@@ -377,11 +417,12 @@ def _log_evaluation(
     as_of: datetime,
     evaluation: dict[str, Any],
     run_id: str,
+    directory: Path,
     dataset: Dataset,
     registry: ModelRegistry,
     spec: ModelSpec,
 ) -> None:
-    directory = _candidate_directory(dataset, spec)
+    """Log it to the run, then keep it: what is found again has been logged."""
     title = f"{spec.name} as of {as_utc(as_of).isoformat()}"
     facts = {"Predicts": f"{spec.label} ({spec.kind})", "Estimator": spec.estimator, "Owner": spec.owner}
     written = {
@@ -389,10 +430,6 @@ def _log_evaluation(
         "report.html": html_report(evaluation, title, spec.unit),
         "model_card.md": model_card(evaluation, dataset.description, facts),
     }
-    for name, text in written.items():
-        (directory / name).write_text(text, encoding="utf-8")
-    write_json(directory / "gates.json", evaluation["gates"])
-    write_json(directory / EVALUATION, evaluation)
     baselines = {
         f"baseline_{name}_{key}": value
         for name, metrics in evaluation["baselines"].items()
@@ -400,9 +437,14 @@ def _log_evaluation(
         if key.endswith(f"_{spec.task.primary}")
     }
     interval = {f"interval_{name}": value for name, value in (evaluation["interval"] or {}).items()}
-    registry.log_metrics(run_id, {**evaluation["metrics"], **baselines, **interval}, as_utc(as_of))
-    for name in (*written, "gates.json", EVALUATION):
-        registry.log_files(run_id, directory / name)
+    with new_directory(directory) as temporary:
+        for name, text in written.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        write_json(temporary / "gates.json", evaluation["gates"])
+        write_json(temporary / EVALUATION, evaluation)
+        registry.log_metrics(run_id, {**evaluation["metrics"], **baselines, **interval}, as_utc(as_of))
+        for name in (*written, "gates.json", EVALUATION):
+            registry.log_files(run_id, temporary / name)
 
 
 def _create_version(
@@ -417,6 +459,7 @@ def _create_version(
     named = [f"{part}_{spec.task.primary}" for part in ("validation", "test")]
     metrics = {name: f"{evaluation['metrics'][name]:.4f}" for name in named} | {"primary_metric": spec.task.primary}
     tags = lineage_tags(dataset.description, candidate["key"]) | metrics
+    tags[COMPARED_WITH_TAG] = evaluation["champion"] or ""
     return registry.create_version(candidate["run_id"], tags, [GateResult(**gate) for gate in evaluation["gates"]])
 
 
@@ -429,6 +472,7 @@ def _registered(version: Version, previous: str | None, candidate: dict[str, Any
         "version": version.version,
         "previous": previous,
         "registered": fresh,
+        "reused": not fresh,
         "run_id": candidate["run_id"],
     }
 
@@ -455,10 +499,41 @@ def _candidate_directory(dataset: Dataset, spec: ModelSpec) -> Path:
     return dataset.directory / "candidates" / _key(dataset, spec)[:16]
 
 
+def _opponent(candidate: dict[str, Any], registry: ModelRegistry) -> Version | None:
+    """The champion, or if the candidate is the champion now, the one that it was compared with to become it."""
+    versions = registry.versions()
+    champion = next((version for version in versions if CHAMPION in version.aliases), None)
+    if champion is None or champion.tags.get("candidate_key") != candidate["key"]:
+        return champion
+    before = champion.tags.get(COMPARED_WITH_TAG)
+    if before == "":
+        return None
+    return next((version for version in versions if version.version == before), champion)
+
+
+def _evaluation_directory(
+    champion: Version | None, candidate: dict[str, Any], dataset: Dataset, spec: ModelSpec
+) -> Path:
+    """Named by the hash of all that the evaluation depends on; the key of a candidate has data, spec and code in it."""
+    key = canonical_hash(
+        {
+            "candidate": [candidate["key"], candidate["run_id"]],
+            "champion": [champion.version, champion.run_id] if champion else None,
+            "gates": [asdict(gate) for gate in spec.gates],
+            "slices": [asdict(part) for part in spec.slices],
+            "fairness": [asdict(part) for part in spec.fairness],
+        }
+    )
+    return _candidate_directory(dataset, spec) / "evaluations" / key[:16]
+
+
 def _candidate(dataset: Dataset, spec: ModelSpec) -> dict[str, Any]:
     path = _candidate_directory(dataset, spec) / CANDIDATE
     if not path.exists():
-        raise TrainingError(f"{spec.name}: data set {dataset.hash[:12]} has no trained candidate: run train first")
+        raise TrainingError(
+            f"{spec.name}: data set {dataset.hash[:12]} has no trained candidate of this code and spec: run "
+            "train first (again, if the code was changed meanwhile)"
+        )
     found: dict[str, Any] = read_json(path)
     return found
 

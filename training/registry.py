@@ -40,6 +40,8 @@ SERVING = "serving"
 PROMOTION_TAG = "promotion."
 REGISTERED_TAG = "registered"
 """Set on a version when its promotion is complete; a version without it is the remains of a killed run."""
+COMPARED_WITH_TAG = "compared_with"
+"""The champion that a version was compared with when its gates were asked; empty if there was none."""
 REJECTED_TAG = "rejected"
 """Set on a version that a rollback must pass by."""
 TRIAL_ERRORS = ("validation_", "rolling_")

@@ -108,7 +108,7 @@ def _starts(ordered: pl.DataFrame, spec: ModelSpec) -> tuple[datetime, datetime]
         raise DatasetError(
             f"{spec.name}: labels are decided {gap / DAY:g} days after their instants, so two gaps of that length lie "
             f"between train, validation and test; the instants with known labels, {first:%Y-%m-%d} to {last:%Y-%m-%d}, "
-            f"span {(last - first) / DAY:.0f} days: bring in more history"
+            f"span {(last - first) / DAY:.0f} days, more than {2 * gap / DAY:.0f} are needed: bring in more history"
         )
     validation_start = first + TRAIN_SHARE * left + gap
     return validation_start, validation_start + VALIDATION_SHARE * left + gap

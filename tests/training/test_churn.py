@@ -162,7 +162,9 @@ def test_the_parts_are_a_horizon_apart(stored_churn):
 
 def test_a_history_shorter_than_two_horizons_says_how_long_it_must_be(stored_churn):
     short = stored_churn(churn_rows(days=60))
-    with pytest.raises(DatasetError, match=r"decided 33 days after .* span 49 days: bring in more history"):
+    with pytest.raises(
+        DatasetError, match=r"decided 33 days after .* span 49 days, more than 66 are needed: bring in more history"
+    ):
         split_by_time(short.rows(), SPEC)
     verdict = check_dataset(short, SPEC)
     assert verdict["stopped"]

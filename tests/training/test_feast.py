@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 import sys
 from datetime import datetime, timedelta
 
@@ -136,6 +138,37 @@ def test_a_new_order_makes_a_new_data_set(prepare, settings, spec):
     second, reused = build_dataset(AS_OF, settings, spec)
     assert not reused
     assert second.hash != first.hash
+
+
+AGAIN = """
+import json, sys
+from datetime import datetime
+from config import get_settings
+from training import pipeline
+from training.models import get_spec
+
+story = pipeline.run(datetime.fromisoformat(sys.argv[1]), get_settings(), get_spec("delivery_time"))
+heavy = {"feast", "sklearn", "skl2onnx", "onnxruntime", "ibis"} & set(sys.modules)
+print(json.dumps({"status": story["status"], "heavy": sorted(heavy)} | {
+    name: part["reused"] for name, part in story.items() if isinstance(part, dict) and "reused" in part}))
+"""
+
+
+def test_a_rerun_in_another_process_finds_all_again_without_the_heavy_libraries(prepare, settings):
+    prepare(orders())
+
+    def run() -> dict:
+        command = [sys.executable, "-c", AGAIN, AS_OF.isoformat()]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+    steps = ("dataset", "validation", "training", "evaluation", "registration")
+    first, again = run(), run()
+    assert {first[step] for step in steps} == {False}
+    assert {again[step] for step in steps} == {True}
+    assert (again["status"], again["heavy"]) == ("registered", [])
+    last_day = max((settings.features / "zone_stats").glob("day=*/*.parquet"))
+    pl.read_parquet(last_day, hive_partitioning=False).head(1).write_parquet(last_day)
+    assert run()["dataset"] is False
 
 
 def test_a_run_through_feast_ends_with_a_champion(prepare, settings, spec):

@@ -54,7 +54,7 @@ def test_the_page_shows_every_gate_slice_and_input_and_escapes_names(stored, set
     assert {gate["name"] for gate in evaluation["gates"]} <= set(page.words)
     assert set(dataset.inputs) <= set(page.words)
     assert page.words.count("passed") == len(evaluation["gates"])
-    (card,) = settings.datasets.glob("*/candidates/*/model_card.md")
+    (card,) = settings.datasets.glob("*/candidates/*/evaluations/*/model_card.md")
     text = card.read_text()
     assert f"data set {dataset.hash[:12]}, seed {description()['seed']}" in text
     assert "not measured: new restaurant (fewer than 50 rows)" in text

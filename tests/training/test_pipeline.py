@@ -110,15 +110,106 @@ def test_the_logged_estimator_loads_and_predicts_the_same(candidate, settings, s
     assert np.isfinite(answer).all()
 
 
-def test_training_again_on_the_same_inputs_does_nothing_twice(candidate, settings, spec):
-    candidate()
-    first = pipeline.register(AS_OF, settings, spec)
-    again = pipeline.train(AS_OF, settings, spec)
-    assert again["reused"] is True
-    assert pipeline.evaluate(AS_OF, settings, spec)["passed"]
-    second = pipeline.register(AS_OF, settings, spec)
-    assert (second["version"], second["registered"]) == (first["version"], False)
+@pytest.fixture
+def _no_computing(monkeypatch):
+    """Nothing may be fitted, measured, checked or read from the rows."""
+
+    def refuse(*_arguments, **_options):
+        pytest.fail("computed again")
+
+    for name in ("fit", "decide", "pictures", "check_dataset", "split_by_time", "to_onnx"):
+        monkeypatch.setattr(pipeline, name, refuse)
+    monkeypatch.setattr(pipeline.Dataset, "rows", refuse)
+
+
+STEPS = (pipeline.validate_dataset, pipeline.train, pipeline.evaluate, pipeline.register)
+
+
+def test_a_rerun_with_nothing_changed_computes_nothing_and_says_so(stored, settings, spec, request):
+    stored()
+    first = [step(AS_OF, settings, spec) for step in STEPS]
+    assert [told["reused"] for told in first] == [False] * 4
+    request.getfixturevalue("_no_computing")
+    again = [step(AS_OF, settings, spec) for step in STEPS]
+    assert [told["reused"] for told in again] == [True] * 4
+    assert (again[3]["version"], again[3]["registered"]) == ("1", False)
     assert len(ModelRegistry(settings, "delivery_time").versions()) == 1
+    # Not compared with itself, but with whom it replaced: nobody.
+    assert again[2]["champion"] is None
+    assert again[2]["gates"] == first[2]["gates"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda spec: spec.with_thresholds({"validation_mae": 0.1}), id="a threshold"),
+        pytest.param(lambda spec: replace(spec, gates=spec.gates[1:]), id="the gates"),
+        pytest.param(lambda spec: replace(spec, slices=spec.slices[1:]), id="the slices"),
+        pytest.param(lambda spec: replace(spec, fairness=()), id="the groups"),
+    ],
+)
+def test_changed_gates_are_asked_again_of_the_same_candidate(candidate, settings, spec, change):
+    first = candidate()
+    second = pipeline.evaluate(AS_OF, settings, change(spec))
+    assert second["reused"] is False
+    assert second["gates"] != first["gates"] or second["groups"] != first["groups"]
+    assert pipeline.evaluate(AS_OF, settings, change(spec)) == second | {"reused": True}
+    assert pipeline.evaluate(AS_OF, settings, spec) == first | {"reused": True}
+    assert pipeline.train(AS_OF, settings, change(spec))["reused"] is True
+
+
+def test_a_candidate_that_passed_other_gates_is_not_registered_by_these(candidate, settings, spec):
+    assert candidate()["passed"]
+    with pytest.raises(GatesNotPassed, match=r"validation_mae: .* above 0.1"):
+        pipeline.register(AS_OF, settings, spec.with_thresholds({"validation_mae": 0.1}))
+    assert champion(settings) is None
+
+
+def test_another_champion_is_compared_with_anew(candidate, settings, spec, tolerant):
+    first = candidate(market(seed=6), LATER, spec=tolerant)
+    assert first["champion"] is None
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    second = pipeline.evaluate(LATER, settings, tolerant)
+    assert (second["reused"], second["champion"]) == (False, "1")
+    pipeline.register(LATER, settings, tolerant)
+    itself = pipeline.evaluate(LATER, settings, tolerant)
+    assert (itself["reused"], itself["champion"], champion(settings)) == (True, "1", "2")
+
+
+@pytest.mark.parametrize("change", ["spec", "code", "rows"])
+def test_another_candidate_is_checked_trained_and_evaluated_anew(stored, settings, spec, monkeypatch, change):
+    stored()
+    for step in STEPS[:3]:
+        step(AS_OF, settings, spec)
+    if change == "spec":
+        spec = replace(spec, seed=spec.seed + 1)
+    elif change == "code":
+        monkeypatch.setattr(pipeline, "code_hash", lambda: "other")
+    else:
+        stored(market(seed=6))
+    assert [step(AS_OF, settings, spec)["reused"] for step in STEPS[:3]] == [False] * 3
+
+
+def test_a_rejection_is_noted_once(candidate, settings, spec):
+    strict = spec.with_thresholds({"validation_mae": 0.1})
+    candidate(spec=strict)
+    assert pipeline.reject(AS_OF, settings, strict)["reused"] is False
+    assert pipeline.reject(AS_OF, settings, strict)["reused"] is True
+    assert len(ModelRegistry(settings, "delivery_time").log_path.read_text().splitlines()) == 1
+
+
+def test_gates_that_a_registered_version_fails_today_do_not_rewrite_its_history(candidate, settings, spec):
+    import mlflow
+
+    candidate()
+    made = pipeline.register(AS_OF, settings, spec)
+    strict = spec.with_thresholds({"validation_mae": 0.1})
+    assert not pipeline.evaluate(AS_OF, settings, strict)["passed"]
+    assert pipeline.reject(AS_OF, settings, strict)["version"] == "1"
+    run = mlflow.MlflowClient(settings.mlflow_tracking_uri).get_run(made["run_id"])
+    assert run.data.tags["decision"] == "registered"
+    assert champion(settings) == "1"
 
 
 def test_a_candidate_whose_run_was_deleted_is_trained_again(candidate, settings, spec):
@@ -335,7 +426,7 @@ def test_a_version_that_was_rolled_back_is_not_made_champion_by_a_rerun(candidat
     pipeline.register(LATER, settings, spec)
     ModelRegistry(settings, "delivery_time").rollback(LATER, "a person", "complaints")
     pipeline.evaluate(LATER, settings, tolerant)
-    assert pipeline.register(LATER, settings, spec)["registered"] is False
+    assert pipeline.register(LATER, settings, tolerant)["registered"] is False
     assert champion(settings) == "1"
 
 
@@ -353,9 +444,9 @@ def test_a_registration_that_breaks_leaves_the_champion_and_is_completed_later(
     with monkeypatch.context() as patch:
         patch.setattr(ModelRegistry, method, broken)
         with pytest.raises(RegistryUnavailable):
-            pipeline.register(LATER, settings, spec)
+            pipeline.register(LATER, settings, tolerant)
     assert champion(settings) == "1"
-    made = pipeline.register(LATER, settings, spec)
+    made = pipeline.register(LATER, settings, tolerant)
     assert (made["version"], made["registered"], champion(settings)) == ("2", True, "2")
     assert len(ModelRegistry(settings, "delivery_time").versions()) == 2
 
@@ -417,7 +508,7 @@ def test_steps_say_which_step_is_missing(stored, settings, spec):
     with pytest.raises(DatasetError, match=r"no data set was built as of 2026-05-01T00:00:00.*run build_dataset first"):
         pipeline.validate_dataset(AS_OF, settings, spec)
     stored()
-    with pytest.raises(TrainingError, match="has no trained candidate: run train first"):
+    with pytest.raises(TrainingError, match="has no trained candidate of this code and spec: run train first"):
         pipeline.evaluate(AS_OF, settings, spec)
 
 
@@ -443,7 +534,7 @@ def test_a_whole_run_tells_its_story(settings, spec):
     json.dumps(story)
     again: list[str] = []
     assert pipeline.run(AS_OF, settings, spec, again.append)["training"]["reused"]
-    assert "nothing that this step depends on has changed: its last result is used again" in again
+    assert again.count("  nothing that it depends on has changed: found again") == 4
     assert not any(text.startswith("candidate 1") for text in again)
 
 
@@ -461,7 +552,9 @@ def test_a_run_stops_at_bad_data_and_a_rejected_one_ends_well(settings, spec):
 
 
 def test_an_unchanged_data_set_is_found_again_without_feast(stored, settings, spec, monkeypatch):
-    monkeypatch.setattr("training.dataset._describe_sources", lambda *_: description())
+    files = {"order_partitions": [{"path": "day=2026-04-01", "sha256": "a" * 64}], "feature_tables": {"drivers": "b"}}
+    monkeypatch.setattr("training.dataset._describe_sources", lambda *_: description() | files)
+    monkeypatch.setattr("training.dataset._files_read", lambda *_: files)
     calls = []
 
     def features(entities, *_):
@@ -480,5 +573,13 @@ def test_an_unchanged_data_set_is_found_again_without_feast(stored, settings, sp
     assert (reused_first, reused_second, calls) == (False, True, [3000])
     assert first.hash == second.hash
     shutil.rmtree(first.directory)
+    assert build_dataset(AS_OF, settings, population)[1] is False
+    assert build_dataset(AS_OF, settings, replace(population, seed=1))[1] is False
+    for name in files:
+        changed = files | {name: "other"}
+        monkeypatch.setattr("training.dataset._files_read", lambda *_, changed=changed: changed)
+        assert build_dataset(AS_OF, settings, population)[1] is False, name
+    monkeypatch.setattr("training.dataset._files_read", lambda *_: files)
+    monkeypatch.setattr("training.dataset.features_code_hash", lambda: "other")
     assert build_dataset(AS_OF, settings, population)[1] is False
     assert {TRAILING_MEAN, PEAK} <= set(second.inputs)

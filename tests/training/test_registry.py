@@ -220,11 +220,13 @@ def test_the_command_line_moves_and_lists(three, capsys):
     assert command_line.main(["lineage", "2"]) == 0
     assert command_line.main(["models"]) == 0
     output = capsys.readouterr().out
-    assert "promote: version none -> 1" in output
-    assert "(try it)" in output
-    assert "rollback: version 2 -> 1" in output
-    assert "challenge: version none -> 3" in output
-    assert "reject: version 3 -> none" in output
+    assert "version 1 became the champion (before: none); " in output
+    assert ": try it" in output
+    assert "rolled back: version 1 is the champion again (before: 2); " in output
+    assert "version 3 became the challenger (before: none); " in output
+    assert "version 3 was rejected, no rollback goes back to it; " in output
+    listed = {line.split()[0]: line.split()[1] for line in output.rpartition("version  state")[2].splitlines()[1:4]}
+    assert listed == {"3": "rejected", "2": "-", "1": "champion"}
     assert "training run" in output
 
 
@@ -237,4 +239,4 @@ def test_the_command_line_reports_an_error_in_one_line(three, capsys):
 
 def test_a_model_without_versions_says_how_to_get_one(registry, capsys):
     assert command_line.main(["models"]) == 0
-    assert "no versions yet: train one" in capsys.readouterr().out
+    assert "no versions yet: train one (make train MODEL=delivery_time)" in capsys.readouterr().out

@@ -1,0 +1,37 @@
+"""The task that calls a step of training: which errors Airflow may try again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from training.errors import ChampionMoved, EmptyPopulation, RegistryUnavailable, TrainingError
+
+END = datetime(2026, 5, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("error", "tried_again"),
+    [
+        (EmptyPopulation("no row has a label"), False),
+        (TrainingError("no trained candidate"), False),
+        (RegistryUnavailable("MLflow does not answer"), True),
+        (ChampionMoved("somebody else promoted"), True),
+        (MemoryError(), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_errors_that_may_pass_are_tried_again(settings, monkeypatch, error, tried_again):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from dags._models import model_step
+
+    def fail(*_arguments):
+        raise error
+
+    monkeypatch.setattr("training.pipeline.build_dataset", fail)
+    step = model_step("delivery_time", "build_dataset").function
+    with pytest.raises(type(error) if tried_again else AirflowFailException) as caught:
+        step(data_interval_end=END)
+    assert str(error) in str(caught.value)
