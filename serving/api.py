@@ -367,8 +367,8 @@ router = APIRouter()
 )
 async def predict(request: Request) -> Response:
     """Predict one order from its stored features, its request-time features and the champion model."""
-    # The request is read and answered by hand: FastAPI's own way through dependencies and models takes as long as
-    # everything else together.
+    # The request is read and answered by hand, and `RequestFrame` brings it here directly: FastAPI's own way through
+    # routes, dependencies and models takes as long as everything else together.
     service: Service = request.app.state.service
     _check_key(service, request.headers.get("X-API-Key"))
     with_features = _wants_features(request)

@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis.exceptions import RedisError
 
 from config import Settings
 from serving.bundle import Bundle
 from serving.online import OnlineReader, StoreUnavailable
 from serving.predictor import Looked, LookupFailed
+from serving.wire import WirePool
 
 __all__ = ["BREAKER_SECONDS", "QUICK_SECONDS", "SLOW_FOR_SECONDS", "CircuitBreaker", "Pace", "StoreLookup"]
 
@@ -114,12 +113,7 @@ class StoreLookup:
         self.timeout_seconds = settings.online_timeout_ms / 1_000
         self.breaker = CircuitBreaker()
         self.pace = Pace()
-        self._ping_client = redis.Redis.from_url(
-            self.url,
-            socket_timeout=self.timeout_seconds,
-            socket_connect_timeout=self.timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._pings = WirePool(self.url, self.timeout_seconds)
 
     def for_bundle(self, bundle: Bundle) -> BundleLookup:
         """A lookup of the views of a bundle."""
@@ -130,8 +124,8 @@ class StoreLookup:
     def ping(self) -> tuple[bool, str]:
         """Whether the store answers now, and in words."""
         try:
-            self._ping_client.ping()
-        except redis.RedisError as error:
+            self._pings.ping()
+        except RedisError as error:
             return False, f"Redis does not answer ({error}): start it (make up); answers are degraded until then"
         return True, "Redis answers"
 

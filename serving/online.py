@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,10 +19,9 @@ from typing import Any, Protocol
 import mmh3
 import numpy as np
 import numpy.typing as npt
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
+from redis.exceptions import RedisError
+
+from serving.wire import WirePool
 
 Key = str | int | bytes
 Scalar = str | int | float | bool | bytes
@@ -162,17 +160,8 @@ class OnlineReader:
         self._prefixes = [_key_prefix(view.join_keys) for view in self.views]
         self._sorted_keys = [sorted(view.join_keys) for view in self.views]
         self._commands = [_hmget(view) for view in self.views]
-        self._client = redis.Redis.from_url(
-            redis_url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-            driver_info=None,  # otherwise each new connection costs two more round trips
-        )
-        self._idle: deque[Any] = deque()
+        self._wires = WirePool(redis_url, timeout)
         self._absent = [_absent(len(view.features)) for view in self.views]
-        options = self._client.connection_pool.connection_kwargs
-        self._address = str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
     def read(self, rows: Sequence[Mapping[str, Key | None]], as_of: datetime) -> OnlineFeatures:
         """The features of each row.
@@ -210,15 +199,13 @@ class OnlineReader:
     def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers in time."""
         try:
-            self._client.ping()
+            self._wires.ping()
         except RedisError as error:
             raise self._unavailable(error) from error
 
     def close(self) -> None:
         """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().disconnect()
-        self._client.close()
+        self._wires.close()
 
     def _key(self, view: int, row: Mapping[str, Key | None]) -> bytes | None:
         key = self._prefixes[view]
@@ -239,44 +226,14 @@ class OnlineReader:
             before, after = self._commands[view]
             parts += (before, b"%d" % len(key), b"\r\n", key, after)
         try:
-            replies = self._exchange(b"".join(parts), len(wanted))
+            replies = self._wires.exchange(b"".join(parts), len(wanted))
         except RedisError as error:
             raise self._unavailable(error) from error
         return dict(zip(wanted, replies, strict=True))
 
-    def _exchange(self, commands: bytes, count: int) -> list[Any]:
-        """The replies to commands that are packed already.
-
-        redis-py's own pipeline and pool take twice as long for the same bytes over the same connections.
-        """
-        connection = self._connection()
-        try:
-            connection.send_packed_command([commands], check_health=False)
-            replies = [_reply(connection) for _ in range(count)]
-        except BaseException:
-            connection.disconnect()  # what it has not read must not answer the next request
-            raise
-        finally:
-            self._idle.append(connection)
-        return replies
-
-    def _connection(self) -> Any:
-        """A connection that nobody else uses; it opens itself when it is written to."""
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            return self._client.connection_pool.make_connection()
-        try:
-            usable = not connection.can_read()
-        except (RedisError, OSError):
-            usable = False
-        if not usable:  # closed by the other side meanwhile
-            connection.disconnect()
-        return connection
-
     def _decode(self, view: int, stored: Any, now: int) -> _Part:
         count = len(self.views[view].features)
-        if isinstance(stored, RedisError):
+        if isinstance(stored, Exception):
             return _unreadable([b"?"] * count)
         if not any(stored):
             return _absent(count)
@@ -294,7 +251,8 @@ class OnlineReader:
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         return StoreUnavailable(
-            f"Redis at {self._address} does not answer ({error}): start it (make up), or point ETA_REDIS_URL elsewhere"
+            f"Redis at {self._wires.address} does not answer ({error}): start it (make up), "
+            "or point ETA_REDIS_URL elsewhere"
         )
 
 
@@ -483,16 +441,6 @@ def _absent(count: int) -> _Part:
 def _unreadable(stored: Sequence[bytes | None]) -> _Part:
     statuses = bytes(_UNDECODABLE if data else _MISSING for data in stored)
     return _Part([_NAN] * len(stored), statuses, _NAN)
-
-
-def _reply(connection: Any) -> Any:
-    """The next reply; the refusal of a key that is no hash is one, any other error is raised."""
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        if not str(error).startswith("WRONGTYPE"):
-            raise
-        return error
 
 
 def _key_prefix(join_keys: Sequence[str]) -> bytes:
