@@ -203,21 +203,14 @@ def run_server(command: Sequence[str], port: int, path: str, **environment: str)
     raise RuntimeError(f"{command} does not answer: {(PLACE / f'server-{port}.log').read_text()[-2_000:]}")
 
 
-def run_serving(url: str, model: Path = MODEL, **environment: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Our server on the model and the Redis, and its port."""
+def run_serving(url: str, model: Path | None = MODEL, **environment: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Our server on the Redis and the model (None: that of the registry in the environment), and its port."""
     port = free_port()
-    process = run_server(
-        [sys.executable, "-m", "serving"],
-        port,
-        "/ready",
-        ETA_DATA_DIR=str(PLACE / "data"),
-        ETA_REDIS_URL=url,
-        ETA_MODEL_DIR=str(model),
-        ETA_SERVING_PORT=str(port),
-        ETA_API_KEY=KEY,
-        **environment,
-    )
-    return process, port
+    variables = {"ETA_DATA_DIR": str(PLACE / "data"), "ETA_REDIS_URL": url, "ETA_API_KEY": KEY}
+    if model is not None:
+        variables["ETA_MODEL_DIR"] = str(model)
+    variables |= {"ETA_SERVING_PORT": str(port), **environment}
+    return run_server([sys.executable, "-m", "serving"], port, "/ready", **variables), port
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
