@@ -17,10 +17,11 @@ from starlette.routing import request_response
 from starlette.types import ExceptionHandler
 
 from config import Settings, get_settings
-from serving.api import OrderRequest, ProblemDocument, field_errors, predict, router
+from serving.api import field_errors, predict, router
 from serving.coalesce import Coalescer
 from serving.errors import FieldError, Problem
 from serving.frame import RequestFrame, problem_response
+from serving.schemas import OrderRequest, ProblemDocument
 from serving.service import Service
 
 __all__ = ["create_app"]
