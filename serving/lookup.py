@@ -126,8 +126,16 @@ class StoreLookup:
         try:
             self._pings.ping()
         except RedisError as error:
-            return False, f"Redis does not answer ({error}): start it (make up); answers are degraded until then"
-        return True, "Redis answers"
+            return (
+                False,
+                f"Redis does not answer ({error}): start it (make up); answers are degraded until then{self._open}",
+            )
+        # Well even while the breaker is open: without requests, which a balancer would hold back, it never closes.
+        return True, f"Redis answers{self._open}"
+
+    @property
+    def _open(self) -> str:
+        return "; the circuit breaker is open: one request per second asks Redis" if self.breaker.is_open else ""
 
 
 class BundleLookup:

@@ -56,6 +56,9 @@ def test_a_dead_store_is_asked_three_times_and_found_again_after_the_cool_down(
             lookup.read(ROW, NOON)
     with pytest.raises(LookupFailed, match="failed a moment ago"):
         lookup.read(ROW, NOON)
+    ready, detail = store.ping()
+    assert not ready
+    assert detail.endswith("the circuit breaker is open: one request per second asks Redis")
 
     fill_store(redis_url)
     lookup.reader = StoreLookup(settings).for_bundle(Bundle.load(bundle_dir)).reader
