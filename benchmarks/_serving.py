@@ -148,6 +148,7 @@ def write_model(directory: Path = MODEL, shift: float = 0.0) -> Any:
     import numpy as np
     from skl2onnx import to_onnx
     from sklearn.ensemble import HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits
 
     from feature_repo.transforms.request_time import REQUEST_FUNCTION_VERSION
 
@@ -157,7 +158,9 @@ def write_model(directory: Path = MODEL, shift: float = 0.0) -> Any:
     minutes = (
         20 + shift + np.nan_to_num(rows, nan=9).dot(draw.uniform(0, 0.05, len(INPUTS))) + draw.normal(0, 3, 20_000)
     )
-    estimator = HistGradientBoostingRegressor(max_iter=TREES, early_stopping=False, random_state=7).fit(rows, minutes)
+    estimator = HistGradientBoostingRegressor(max_iter=TREES, early_stopping=False, random_state=7)
+    with threadpool_limits(1):  # its threads wait busily, which is slow where cores are shared
+        estimator.fit(rows, minutes)
     onnx = to_onnx(estimator, rows[:1], target_opset={"": 17, "ai.onnx.ml": 3})
     names = [f"{view}__{feature}" if view else feature for _, view, feature in INPUTS]
     document = {

@@ -39,6 +39,8 @@ STORE_TIMEOUT_MS = "250"
 """On a machine with other work a store that is well may take longer than the default for once."""
 MEMORY_GROWTH = 0.10
 SIGMAS = 5.0
+MARGIN_SECONDS = 5.0
+"""The load goes on for a little longer than the plan."""
 PLACE = _serving.PLACE / "soak"
 ANSWERS = PLACE / "answers.ndjson"
 
@@ -317,7 +319,7 @@ def change(phase: Phase, client: MlflowClient, redis_url: str) -> None:
 def soak(seconds: float) -> tuple[list[str], list[Measurement], float]:
     """Run it: what failed, a row for each phase, and the requests per second."""
     from config import Settings
-    from feature_repo.window import Window
+    from feature_repo.window import Window, floor_hour
     from serving.prediction_log import read_predictions
 
     shutil.rmtree(PLACE, ignore_errors=True)
@@ -338,7 +340,7 @@ def soak(seconds: float) -> tuple[list[str], list[Measurement], float]:
     print(
         f"at most {fastest['requests_per_second']:.0f} requests a second, {per_second} for {seconds:.0f} s", flush=True
     )
-    arguments = (port, orders, per_second, int(per_second * seconds))
+    arguments = (port, orders, per_second, int(per_second * (seconds + MARGIN_SECONDS)))
     load = multiprocessing.get_context("spawn").Process(target=paced_load, args=arguments)
     load.start()
     begun, phases = time.time() + 2.0, []
@@ -354,7 +356,7 @@ def soak(seconds: float) -> tuple[list[str], list[Measurement], float]:
     load.join()
     _serving.stop(server)
     answers = read_answers()
-    window = Window(now - timedelta(hours=1), now + timedelta(hours=1))
+    window = Window(floor_hour(now), floor_hour(now) + timedelta(hours=1))
     logged = read_predictions(Settings(data_dir=data), window)["prediction_id"].to_list()
     return faults(answers, logged, asked_before, phases), rows(answers, logged, phases), per_second
 
