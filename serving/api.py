@@ -288,17 +288,21 @@ def _challenger(service: Service) -> ChallengerDescription | None:
 
 
 def _check_row(index: int, row: Any) -> OrderRequest | BatchRow:
+    if not isinstance(row, dict):
+        return _bad_row(index, None, [FieldError("body", "an order is an object with at least restaurant_id")])
     try:
         return OrderRequest.model_validate(row)
     except ValidationError as error:
-        errors = field_errors(error.errors(include_url=False, include_input=False))
-        order_id = row.get("order_id") if isinstance(row, dict) else None
-        problem = RowProblem(
-            title="This row is not a valid order",
-            detail=f"{errors[0].field}: {errors[0].message}",
-            errors=[{"field": fault.field, "message": fault.message} for fault in errors],
-        )
-        return BatchRow(index=index, order_id=order_id if isinstance(order_id, str) else None, problem=problem)
+        return _bad_row(index, row.get("order_id"), field_errors(error.errors(include_url=False, include_input=False)))
+
+
+def _bad_row(index: int, order_id: Any, errors: list[FieldError]) -> BatchRow:
+    problem = RowProblem(
+        title="This row is not a valid order",
+        detail=f"{errors[0].field}: {errors[0].message}",
+        errors=[{"field": fault.field, "message": fault.message} for fault in errors],
+    )
+    return BatchRow(index=index, order_id=order_id if isinstance(order_id, str) else None, problem=problem)
 
 
 def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]:
