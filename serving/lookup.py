@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -17,6 +18,8 @@ from serving.predictor import Looked, LookupFailed
 from serving.wire import WirePool
 
 __all__ = ["BREAKER_SECONDS", "QUICK_SECONDS", "SLOW_FOR_SECONDS", "CircuitBreaker", "Pace", "StoreLookup"]
+
+logger = logging.getLogger(__name__)
 
 BREAKER_FAILURES = 3
 BREAKER_SECONDS = 1.0
@@ -71,19 +74,24 @@ class CircuitBreaker:
             self._next_try = now + self.cooldown_seconds
             return True
 
-    def failed(self) -> None:
-        """A call failed."""
+    def failed(self) -> bool:
+        """A call failed; returns whether that opened it."""
         with self._lock:
+            was_open = self.is_open
             self._failures += 1
             if self._failures >= self.threshold:
                 self._next_try = self.monotonic() + self.cooldown_seconds
+            return self.is_open and not was_open
 
-    def succeeded(self) -> None:
-        """A call succeeded."""
-        if self._failures:
-            with self._lock:
-                self._failures = 0
-                self._next_try = None
+    def succeeded(self) -> bool:
+        """A call succeeded; returns whether that closed it."""
+        if not self._failures:
+            return False
+        with self._lock:
+            was_open = self.is_open
+            self._failures = 0
+            self._next_try = None
+            return was_open
 
 
 class Pace:
@@ -160,9 +168,11 @@ class BundleLookup:
         try:
             found = self.reader.read(rows, as_of)
         except StoreUnavailable as error:
-            self.breaker.failed()
+            if self.breaker.failed():
+                logger.warning("answers are degraded: %s", error)
             self.pace.took(math.inf)
             raise LookupFailed(str(error)) from error
-        self.breaker.succeeded()
+        if self.breaker.succeeded():
+            logger.info("the online store answers again")
         self.pace.took(time.perf_counter() - begun)
         return Looked(found.values, found.statuses, found.event_times)

@@ -95,7 +95,7 @@ class _Wire:
 
     def is_quiet(self) -> bool:
         """Whether nothing has arrived that nobody asked for, as the end of the connection would have."""
-        return not self._readable.poll(0)
+        return not self._reader.has_data() and not self._readable.poll(0)
 
     def exchange(self, commands: bytes, count: int) -> list[Any]:
         try:
