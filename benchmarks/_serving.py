@@ -148,6 +148,7 @@ def write_model(directory: Path = MODEL, shift: float = 0.0) -> Any:
     import numpy as np
     from skl2onnx import to_onnx
     from sklearn.ensemble import HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits
 
     from feature_repo.transforms.request_time import REQUEST_FUNCTION_VERSION
 
@@ -157,7 +158,9 @@ def write_model(directory: Path = MODEL, shift: float = 0.0) -> Any:
     minutes = (
         20 + shift + np.nan_to_num(rows, nan=9).dot(draw.uniform(0, 0.05, len(INPUTS))) + draw.normal(0, 3, 20_000)
     )
-    estimator = HistGradientBoostingRegressor(max_iter=TREES, early_stopping=False, random_state=7).fit(rows, minutes)
+    estimator = HistGradientBoostingRegressor(max_iter=TREES, early_stopping=False, random_state=7)
+    with threadpool_limits(1):  # its threads wait busily, which is slow where cores are shared
+        estimator.fit(rows, minutes)
     onnx = to_onnx(estimator, rows[:1], target_opset={"": 17, "ai.onnx.ml": 3})
     names = [f"{view}__{feature}" if view else feature for _, view, feature in INPUTS]
     document = {
@@ -203,21 +206,14 @@ def run_server(command: Sequence[str], port: int, path: str, **environment: str)
     raise RuntimeError(f"{command} does not answer: {(PLACE / f'server-{port}.log').read_text()[-2_000:]}")
 
 
-def run_serving(url: str, model: Path = MODEL, **environment: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Our server on the model and the Redis, and its port."""
+def run_serving(url: str, model: Path | None = MODEL, **environment: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Our server on the Redis and the model (None: that of the registry in the environment), and its port."""
     port = free_port()
-    process = run_server(
-        [sys.executable, "-m", "serving"],
-        port,
-        "/ready",
-        ETA_DATA_DIR=str(PLACE / "data"),
-        ETA_REDIS_URL=url,
-        ETA_MODEL_DIR=str(model),
-        ETA_SERVING_PORT=str(port),
-        ETA_API_KEY=KEY,
-        **environment,
-    )
-    return process, port
+    variables = {"ETA_DATA_DIR": str(PLACE / "data"), "ETA_REDIS_URL": url, "ETA_API_KEY": KEY}
+    if model is not None:
+        variables["ETA_MODEL_DIR"] = str(model)
+    variables |= {"ETA_SERVING_PORT": str(port), **environment}
+    return run_server([sys.executable, "-m", "serving"], port, "/ready", **variables), port
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -87,7 +87,7 @@ def compare(
                 seen[label].append(_in_own_process(contender, arguments))
         measurements += _with_ratios([_median(label, size, seen[label]) for label in seen], anchor, ratios_of)
     print(table(measurements, anchor))
-    _write(name, measurements, anchor, sizes, packages)
+    write_result(name, measurements, anchor, sizes, packages)
     return measurements
 
 
@@ -148,13 +148,14 @@ def _with_ratios(measured: list[Measurement], anchor: str, names: Collection[str
     ]
 
 
-def _write(
+def write_result(
     name: str,
     measurements: Sequence[Measurement],
     anchor: str,
     sizes: Mapping[str, Mapping[str, Any]],
     packages: Sequence[str],
 ) -> None:
+    """Keep measurements as the result of a benchmark."""
     content = {
         "benchmark": name,
         "anchor": anchor,

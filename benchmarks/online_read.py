@@ -49,16 +49,16 @@ def raw(rows: int, repeats: int) -> Callable[[], Any]:
     """The bare HMGET of each distinct key through redis-py's pipeline; the replies are not decoded."""
     import redis
 
-    from serving.online import _field, _key_prefix, _key_value
+    from serving.feast_bytes import field_name, key_prefix, key_value
 
     client = redis.Redis.from_url(os.environ[_serving.URL_VARIABLE])
     fields = {
-        view: [*(_field(view, feature) for feature in _serving.FEATURES), f"_ts:{view}".encode()]
+        view: [*(field_name(view, feature) for feature in _serving.FEATURES), f"_ts:{view}".encode()]
         for view in _serving.VIEWS
     }
     commands = list(
         dict.fromkeys(
-            (view, _key_prefix([key]) + _key_value(row[key]) + _serving.PROJECT.encode())
+            (view, key_prefix([key]) + key_value(row[key]) + _serving.PROJECT.encode())
             for row in entity_rows(rows)
             for view, key in _serving.VIEWS.items()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -55,6 +56,8 @@ def main() -> None:
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: sys.exit(0))
     app = create_app(settings)
+    gc.collect()
+    gc.freeze()  # what the libraries hold stays; looking through it again and again would stop requests for a while
     logging.getLogger(__name__).info(
         "serving on %s, API docs at %s/docs (start-up %.2f s)",
         settings.serving_url,

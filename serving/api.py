@@ -1,266 +1,46 @@
-"""The HTTP interface: what is asked, what is answered, and the routes."""
+"""The routes of the HTTP interface; `serving.schemas` has the documents that they take and give."""
 
 from __future__ import annotations
 
 import math
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from feature_repo.window import as_utc
 from serving.champion import LoadedModel
 from serving.coalesce import Coalescer
 from serving.errors import FieldError, Problem
 from serving.predictor import LABELS, FeatureStatus, Order
+from serving.schemas import (
+    BatchRequest,
+    BatchResponse,
+    BatchRow,
+    ChallengerDescription,
+    FeaturesResponse,
+    Health,
+    Identifier,
+    Instant,
+    ModelDescription,
+    OrderRequest,
+    PartState,
+    PredictResponse,
+    Ready,
+    RowProblem,
+)
 from serving.service import Asked, Served, Service
 
-__all__ = ["MAXIMUM_ROWS", "PROBLEM_MEDIA_TYPE", "ProblemDocument", "field_errors", "router"]
+__all__ = ["PROBLEM_MEDIA_TYPE", "field_errors", "predict", "router"]
 
-MAXIMUM_ROWS = 1_000
 _STALE, _MISSING = int(FeatureStatus.STALE), int(FeatureStatus.MISSING)
 PROBLEM_MEDIA_TYPE = "application/problem+json"
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-LATEST = datetime(2100, 1, 1, tzinfo=UTC)
-
-
-def _instant(value: object) -> datetime:
-    if not isinstance(value, str):
-        raise ValueError("an instant is ISO 8601 text with a time zone, for example 2026-05-01T12:00:00+00:00")
-    try:
-        instant = as_utc(value)
-    except OverflowError as error:
-        raise ValueError(f"{value} is out of range") from error
-    if not EARLIEST <= instant < LATEST:
-        raise ValueError(f"{value} is not between {EARLIEST:%Y} and {LATEST:%Y}")
-    return instant
-
-
-def _whole(value: object) -> object:
-    """84.0 is an integer in JSON."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Count = Annotated[int, Field(ge=1, le=1_000, strict=True), BeforeValidator(_whole)]
-_INSTANT_SCHEMA = {"type": "string", "format": "date-time", "pattern": "^20[0-9]{2}-"}
-Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
-Identifier = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class OrderRequest(BaseModel):
-    """An order at the moment it is placed."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "order_id": "o-1001",
-                    "restaurant_id": "r-17",
-                    "customer_id": "c-2048",
-                    "zone_id": "z-3",
-                    "placed_at": "2026-05-01T12:30:00+00:00",
-                    "distance_km": 2.4,
-                    "item_count": 3,
-                    "order_value": 31.5,
-                }
-            ]
-        },
-    )
-
-    restaurant_id: Identifier = Field(description="Who cooks.")
-    order_id: Identifier | None = Field(
-        default=None, description="Returned and logged, so that outcomes can be joined."
-    )
-    driver_id: Identifier | None = Field(default=None, description="Who drives, if that is known already.")
-    customer_id: Identifier | None = None
-    zone_id: Identifier | None = None
-    placed_at: Instant | None = Field(
-        default=None, description="When the order was placed, with a time zone; now if absent. Features are as of then."
-    )
-    distance_km: float | None = Field(default=None, ge=0, le=100, strict=True, allow_inf_nan=False)
-    item_count: Count | None = None
-    order_value: float | None = Field(default=None, ge=0, le=100_000, strict=True, allow_inf_nan=False)
-
-    def order(self, now: datetime) -> Order:
-        """The order to predict, placed now unless it says when."""
-        fields = dict(self)
-        fields["placed_at"] = self.placed_at or now
-        return Order(**fields)
-
-
-_Row = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"$ref": "#/components/schemas/OrderRequest"},
-                {"description": "Anything else is answered by a `problem` in its row, not by an error."},
-            ]
-        }
-    ),
-]
-
-
-class BatchRequest(BaseModel):
-    """Up to 1,000 orders, each checked by itself: a bad row does not spoil the others."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    orders: list[_Row] = Field(min_length=1, max_length=MAXIMUM_ROWS)
-
-
-class ModelName(BaseModel):
-    """Which model answered."""
-
-    name: str
-    version: str
-    alias: str
-    variant: str
-
-
-class FeatureValue(BaseModel):
-    """An input of the model as it was used."""
-
-    value: float | None = Field(description="null = the model was given a missing value.")
-    status: Literal["present", "stale", "missing", "undecodable", "unavailable"]
-    age_seconds: float | None = Field(default=None, description="Of stored features: how old at `as_of`.")
-
-
-class Prediction(BaseModel):
-    """Minutes from `placed_at` to delivery."""
-
-    prediction_id: str
-    order_id: str | None
-    delivery_minutes: float = Field(ge=0)
-    p10_minutes: float = Field(ge=0, description="One delivery in ten is expected to be quicker.")
-    p90_minutes: float = Field(ge=0, description="One delivery in ten is expected to take longer.")
-    status: Literal["ok", "degraded"]
-    reasons: list[str] = Field(description="Why the answer is degraded; empty if it is not.")
-    missing_features: list[str] = Field(description="Inputs that were not there; the model was given none.")
-    stale_features: list[str] = Field(description="Inputs older than their time to live, treated as missing.")
-    features: dict[str, FeatureValue] | None = Field(default=None, description="With `?features=true`.")
-    as_of: datetime = Field(description="The instant of the prediction: the order's `placed_at`.")
-    model: ModelName
-
-
-class PredictResponse(Prediction):
-    """A prediction, and the request that it answers."""
-
-    request_id: str
-
-
-class FeaturesResponse(BaseModel):
-    """What the champion would be given for an order of these entities."""
-
-    status: Literal["ok", "degraded"]
-    reasons: list[str] = Field(description="Why an answer would be degraded; empty if it would not.")
-    as_of: datetime = Field(description="The instant at which freshness was judged.")
-    features: dict[str, FeatureValue]
-    model: ModelName
-    request_id: str
-
-
-class RowProblem(BaseModel):
-    """Why a row of a batch was not predicted."""
-
-    title: str
-    detail: str
-    errors: list[dict[str, str]]
-
-
-class BatchRow(BaseModel):
-    """Prediction or problem of the row `index` of the request."""
-
-    index: int
-    order_id: str | None
-    prediction: Prediction | None = None
-    problem: RowProblem | None = None
-
-
-class BatchResponse(BaseModel):
-    """One element of `rows` per row of the request, in the same order."""
-
-    rows: list[BatchRow]
-    succeeded: int
-    failed: int
-    request_id: str
-
-
-class Health(BaseModel):
-    """The process answers."""
-
-    status: Literal["ok"] = "ok"
-
-
-class PartState(BaseModel):
-    """A part of the service."""
-
-    ok: bool
-    detail: str
-
-
-class Ready(BaseModel):
-    """Everything that an undegraded answer needs is there."""
-
-    status: Literal["ready"] = "ready"
-    parts: dict[str, PartState]
-
-
-class ChallengerDescription(BaseModel):
-    """The version with the alias `challenger`, and what part it takes."""
-
-    version: str
-    mode: Literal["off", "canary", "ab", "shadow"]
-    share: float
-    variant: str
-
-
-class ModelDescription(BaseModel):
-    """The model in use and where it comes from."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    name: str
-    version: str
-    alias: str
-    variant: str
-    challenger: ChallengerDescription | None
-    registry: Literal["not asked", "ok", "no champion", "unreachable"]
-    registry_reason: str
-    last_refusal: str | None = Field(description="Why the newest version that was refused was refused.")
-    source: str
-    project: str
-    feature_service: str
-    inputs: list[str]
-    interval: dict[str, float]
-    metrics: dict[str, Any]
-    baseline_minutes: float | None
-    version_created_as_of: str | None
-    definitions_hash: str | None
-    request_function_version: str | None
-    dataset_hash: str | None
-    seed: int | None
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457: what went wrong, with the fields at fault."""
-
-    type: str = Field(examples=["urn:delivery-eta:problem:invalid-request"])
-    title: str
-    status: int
-    detail: str
-    errors: list[dict[str, str]] | None = Field(default=None, description="`field` and `message` of each fault.")
-    instance: str | None = None
-    request_id: str | None = None
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -367,8 +147,8 @@ router = APIRouter()
 )
 async def predict(request: Request) -> Response:
     """Predict one order from its stored features, its request-time features and the champion model."""
-    # The request is read and answered by hand: FastAPI's own way through dependencies and models takes as long as
-    # everything else together.
+    # The request is read and answered by hand, and `RequestFrame` brings it here directly: FastAPI's own way through
+    # routes, dependencies and models takes as long as everything else together.
     service: Service = request.app.state.service
     _check_key(service, request.headers.get("X-API-Key"))
     with_features = _wants_features(request)
@@ -508,17 +288,21 @@ def _challenger(service: Service) -> ChallengerDescription | None:
 
 
 def _check_row(index: int, row: Any) -> OrderRequest | BatchRow:
+    if not isinstance(row, dict):
+        return _bad_row(index, None, [FieldError("body", "an order is an object with at least restaurant_id")])
     try:
         return OrderRequest.model_validate(row)
     except ValidationError as error:
-        errors = field_errors(error.errors(include_url=False, include_input=False))
-        order_id = row.get("order_id") if isinstance(row, dict) else None
-        problem = RowProblem(
-            title="This row is not a valid order",
-            detail=f"{errors[0].field}: {errors[0].message}",
-            errors=[{"field": fault.field, "message": fault.message} for fault in errors],
-        )
-        return BatchRow(index=index, order_id=order_id if isinstance(order_id, str) else None, problem=problem)
+        return _bad_row(index, row.get("order_id"), field_errors(error.errors(include_url=False, include_input=False)))
+
+
+def _bad_row(index: int, order_id: Any, errors: list[FieldError]) -> BatchRow:
+    problem = RowProblem(
+        title="This row is not a valid order",
+        detail=f"{errors[0].field}: {errors[0].message}",
+        errors=[{"field": fault.field, "message": fault.message} for fault in errors],
+    )
+    return BatchRow(index=index, order_id=order_id if isinstance(order_id, str) else None, problem=problem)
 
 
 def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]:

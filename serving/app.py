@@ -12,12 +12,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import request_response
+from starlette.types import ExceptionHandler
 
 from config import Settings, get_settings
-from serving.api import OrderRequest, ProblemDocument, field_errors, router
+from serving.api import field_errors, predict, router
 from serving.coalesce import Coalescer
 from serving.errors import FieldError, Problem
 from serving.frame import RequestFrame, problem_response
+from serving.schemas import OrderRequest, ProblemDocument
 from serving.service import Service
 
 __all__ = ["create_app"]
@@ -68,10 +72,12 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     app.state.coalescer = Coalescer(parts)
     app.include_router(router)
     patch_fastapi(app)  # /docs with scripts of our own, as a closed network reaches nobody else's
-    app.add_middleware(RequestFrame, metrics=parts.metrics, concurrency=parts.settings.serving_concurrency)
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
+    for fault, handler in HANDLERS.items():
+        app.add_exception_handler(fault, handler)
+    direct = {"/predict": ExceptionMiddleware(request_response(predict), HANDLERS)}
+    app.add_middleware(
+        RequestFrame, metrics=parts.metrics, concurrency=parts.settings.serving_concurrency, direct=direct
+    )
     _document_problems(app)
     return app
 
@@ -103,6 +109,13 @@ async def _on_http(request: Request, error: Exception) -> Response:
     problem = _http_problem(error.status_code, error.detail)
     problem.headers.update(error.headers or {})
     return problem_response(problem, request.scope)
+
+
+HANDLERS: dict[Any, ExceptionHandler] = {
+    Problem: _on_problem,
+    RequestValidationError: _on_invalid,
+    HTTPException: _on_http,
+}
 
 
 def _http_problem(status: int, detail: str, errors: list[FieldError] | None = None) -> Problem:

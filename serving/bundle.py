@@ -156,6 +156,12 @@ class Bundle:
     def _input(self) -> str:
         return str(self.session.get_inputs()[0].name)
 
+    @cached_property
+    def _offsets(self) -> NDArray[np.float64]:
+        """What is added for each of `Estimates`, shape (3, 1)."""
+        interval = self.document.interval
+        return np.array([[0.0], [interval.p10_offset], [interval.p90_offset]])
+
     def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw predictions of rows of inputs.
 
@@ -174,13 +180,7 @@ class Bundle:
 
     def estimate(self, inputs: NDArray[np.float32]) -> Estimates:
         """Predictions with their interval: `predict`, the offsets added, nothing below zero."""
-        raw = self.predict(inputs)
-        interval = self.document.interval
-        return Estimates(
-            np.maximum(raw, 0.0),
-            np.maximum(raw + interval.p10_offset, 0.0),
-            np.maximum(raw + interval.p90_offset, 0.0),
-        )
+        return Estimates(*np.maximum(self.predict(inputs) + self._offsets, 0.0))
 
     def verify(self) -> float:
         """Predict the self-test's rows and return the largest difference from training's predictions, in minutes.

@@ -7,10 +7,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,14 +18,14 @@ from serving.api import PROBLEM_MEDIA_TYPE
 from serving.errors import Problem
 from serving.metrics import Metrics
 
-__all__ = ["MAXIMUM_BODY_BYTES", "REQUEST_ID_HEADER", "RequestFrame", "problem_response"]
+__all__ = ["MAXIMUM_BODY_BYTES", "REQUEST_ID_HEADER", "RequestFrame", "header", "problem_response"]
 
 logger = logging.getLogger(__name__)
 
 MAXIMUM_BODY_BYTES = 2 * 1024 * 1024
 """A batch of 1,000 orders with ids of the greatest length fits."""
 
-REQUEST_ID_HEADER = "X-Request-ID"
+REQUEST_ID_HEADER = b"x-request-id"
 ALWAYS_ANSWERED = frozenset({"/health", "/ready", "/metrics"})
 CLIENT_GONE = 499
 """Counted where a client hung up before there was an answer."""
@@ -55,10 +54,13 @@ class RequestFrame:
     concurrency : int
         So many requests are worked on at once; further ones are told to come back. Health, readiness and metrics are
         always answered: an overloaded process is not a dead one.
+    direct : mapping of str to ASGI application
+        By path: what answers a POST without the router and the middleware of the rest, which take as long as it does.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, concurrency: int) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, concurrency: int, direct: Mapping[str, ASGIApp]) -> None:
         self.app = app
+        self.direct = direct
         self.metrics = metrics
         self.concurrency = concurrency
         self._running = 0
@@ -69,7 +71,7 @@ class RequestFrame:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(Headers(scope=scope))
+        request_id = _request_id(scope)
         scope.setdefault("state", {}).update(request_id=request_id, started=started)
         status = 0
 
@@ -77,7 +79,7 @@ class RequestFrame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                message["headers"].append((REQUEST_ID_HEADER, request_id.encode()))
             await send(message)
 
         self._running += 1
@@ -85,7 +87,8 @@ class RequestFrame:
             if self._running > self.concurrency and scope["path"] not in ALWAYS_ANSWERED:
                 await problem_response(_overloaded(self.concurrency), scope)(scope, receive, framed_send)
                 return
-            await self.app(scope, _limited(receive, scope), framed_send)
+            direct = self.direct.get(scope["path"]) if scope["method"] == "POST" else None
+            await (direct or self.app)(scope, _limited(receive, scope), framed_send)
         except Exception as error:
             logger.exception("request %s to %s failed", request_id, scope["path"])
             if status:  # the answer is under way: nothing but closing the connection is left
@@ -93,7 +96,7 @@ class RequestFrame:
             await problem_response(_fault(error), scope)(scope, receive, framed_send)
         finally:
             self._running -= 1
-            route = getattr(scope.get("route"), "path", "unmatched")
+            route = scope["path"] if scope["path"] in self.direct else getattr(scope.get("route"), "path", "unmatched")
             self.metrics.answered(route, scope["method"], status or CLIENT_GONE, time.perf_counter() - started)
 
 
@@ -116,14 +119,22 @@ def _fault(error: Exception) -> Problem:
     )
 
 
-def _request_id(headers: Headers) -> str:
-    given = headers.get(REQUEST_ID_HEADER, "")
-    return given if ACCEPTED_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of this name, which has to be in lower case; None if there is none."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
+def _request_id(scope: Scope) -> str:
+    given = header(scope, REQUEST_ID_HEADER)
+    return given if given and ACCEPTED_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _limited(receive: Receive, scope: Scope) -> Callable[[], Awaitable[MutableMapping[str, Any]]]:
     """`receive` that stops reading a body beyond the limit, whatever its declared length."""
-    declared = Headers(scope=scope).get("content-length", "")
+    declared = header(scope, b"content-length") or ""
     oversized = declared.isdigit() and int(declared) > MAXIMUM_BODY_BYTES
     received = 0
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis.exceptions import RedisError
 
 from config import Settings
 from serving.bundle import Bundle
 from serving.online import OnlineReader, StoreUnavailable
 from serving.predictor import Looked, LookupFailed
+from serving.wire import WirePool
 
 __all__ = ["BREAKER_SECONDS", "QUICK_SECONDS", "SLOW_FOR_SECONDS", "CircuitBreaker", "Pace", "StoreLookup"]
+
+logger = logging.getLogger(__name__)
 
 BREAKER_FAILURES = 3
 BREAKER_SECONDS = 1.0
@@ -72,19 +74,24 @@ class CircuitBreaker:
             self._next_try = now + self.cooldown_seconds
             return True
 
-    def failed(self) -> None:
-        """A call failed."""
+    def failed(self) -> bool:
+        """A call failed; returns whether that opened it."""
         with self._lock:
+            was_open = self.is_open
             self._failures += 1
             if self._failures >= self.threshold:
                 self._next_try = self.monotonic() + self.cooldown_seconds
+            return self.is_open and not was_open
 
-    def succeeded(self) -> None:
-        """A call succeeded."""
-        if self._failures:
-            with self._lock:
-                self._failures = 0
-                self._next_try = None
+    def succeeded(self) -> bool:
+        """A call succeeded; returns whether that closed it."""
+        if not self._failures:
+            return False
+        with self._lock:
+            was_open = self.is_open
+            self._failures = 0
+            self._next_try = None
+            return was_open
 
 
 class Pace:
@@ -114,12 +121,7 @@ class StoreLookup:
         self.timeout_seconds = settings.online_timeout_ms / 1_000
         self.breaker = CircuitBreaker()
         self.pace = Pace()
-        self._ping_client = redis.Redis.from_url(
-            self.url,
-            socket_timeout=self.timeout_seconds,
-            socket_connect_timeout=self.timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._pings = WirePool(self.url, self.timeout_seconds)
 
     def for_bundle(self, bundle: Bundle) -> BundleLookup:
         """A lookup of the views of a bundle."""
@@ -130,10 +132,18 @@ class StoreLookup:
     def ping(self) -> tuple[bool, str]:
         """Whether the store answers now, and in words."""
         try:
-            self._ping_client.ping()
-        except redis.RedisError as error:
-            return False, f"Redis does not answer ({error}): start it (make up); answers are degraded until then"
-        return True, "Redis answers"
+            self._pings.ping()
+        except RedisError as error:
+            return (
+                False,
+                f"Redis does not answer ({error}): start it (make up); answers are degraded until then{self._open}",
+            )
+        # Well even while the breaker is open: without requests, which a balancer would hold back, it never closes.
+        return True, f"Redis answers{self._open}"
+
+    @property
+    def _open(self) -> str:
+        return "; the circuit breaker is open: one request per second asks Redis" if self.breaker.is_open else ""
 
 
 class BundleLookup:
@@ -158,9 +168,11 @@ class BundleLookup:
         try:
             found = self.reader.read(rows, as_of)
         except StoreUnavailable as error:
-            self.breaker.failed()
+            if self.breaker.failed():
+                logger.warning("answers are degraded: %s", error)
             self.pace.took(math.inf)
             raise LookupFailed(str(error)) from error
-        self.breaker.succeeded()
+        if self.breaker.succeeded():
+            logger.info("the online store answers again")
         self.pace.took(time.perf_counter() - begun)
         return Looked(found.values, found.statuses, found.event_times)

@@ -38,6 +38,8 @@ COUNTERS = {
     "eta_shadow_rows_dropped": ("Orders that the shadow did not score.", ()),
     "eta_feature_values": ("Inputs of the model by status as served.", ("feature", "status")),
 }
+MOST_COMBINATIONS = 1_000
+"""Rows are counted by the statuses of all of their inputs, of which few combinations occur, up to so many."""
 MODEL_LABELS = ("name", "version", "alias", "variant")
 
 
@@ -64,7 +66,8 @@ class Metrics(Collector):
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._latencies: dict[str, _Latency] = {}
-        self._features: dict[tuple[str, ...], NDArray[np.int64]] = {}
+        self._rows: Counter[tuple[tuple[str, ...], bytes]] = Counter()
+        self._features: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self._model: Sequence[str] | None = None
         self.registry = CollectorRegistry()
@@ -85,11 +88,19 @@ class Metrics(Collector):
             self._latencies[route].add(seconds)
 
     def served(self, names: tuple[str, ...], statuses: NDArray[np.uint8]) -> None:
-        """Count the statuses of inputs, shape (rows, inputs), for all rows of a request at once."""
-        added = (statuses[:, :, None] == np.arange(len(LABELS))).sum(axis=0)
+        """Count the statuses of inputs, shape (rows, inputs)."""
+        counted = [(names, row.tobytes()) for row in statuses]
         with self._lock:
-            counts = self._features.setdefault(names, np.zeros((len(names), len(LABELS)), dtype=np.int64))
-            counts += added
+            self._rows.update(counted)
+            if len(self._rows) > MOST_COMBINATIONS:
+                self._add_up()
+
+    def _add_up(self) -> None:
+        """Turn counts of rows into counts of features."""
+        for (names, row), rows in self._rows.items():
+            for name, status in zip(names, row, strict=True):
+                self._features["eta_feature_values", (name, LABELS[status])] += rows
+        self._rows.clear()
 
     def show_model(self, labels: Sequence[str]) -> None:
         """Make `labels` (in the order of `MODEL_LABELS`) the model in use."""
@@ -120,7 +131,8 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, for the registry."""
         with self._lock:
-            counts = self._counts + self._feature_counts()
+            self._add_up()
+            counts = self._counts + self._features
             latencies = {route: (each.buckets(), each.total) for route, each in self._latencies.items()}
         for name, (text, label_names) in COUNTERS.items():
             counter = CounterMetricFamily(name, text, labels=label_names)
@@ -141,10 +153,3 @@ class Metrics(Collector):
         yield model
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(name, text, value=float(value()))
-
-    def _feature_counts(self) -> Counter[tuple[str, tuple[str, ...]]]:
-        found: Counter[tuple[str, tuple[str, ...]]] = Counter()
-        for names, counts in self._features.items():
-            for (row, column), count in np.ndenumerate(counts):
-                found["eta_feature_values", (names[row], LABELS[column])] += int(count)
-        return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,33 +16,31 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Protocol
 
-import mmh3
 import numpy as np
 import numpy.typing as npt
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
+from redis.exceptions import RedisError
 
-Key = str | int | bytes
-Scalar = str | int | float | bool | bytes
-Value = Scalar | list[Any]
+from serving.feast_bytes import (
+    Key,
+    Undecodable,
+    Value,
+    decode_event_time,
+    decode_value,
+    field_name,
+    key_prefix,
+    key_value,
+)
+from serving.wire import WirePool
 
-_STRING, _BYTES, _INT64 = 2, 1, 4  # feast.types.ValueType
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DOUBLE = 0x29  # first byte of a serialized double
 _UNPACK_DOUBLE = struct.Struct("<d").unpack_from
-_TYPE_AND_SIZE = struct.Struct("<II").pack
 _NAN = math.nan
 
 
 class StoreUnavailable(Exception):
     """Redis is down, slow, or refuses to answer; the message names its address and what to do."""
-
-
-class Undecodable(ValueError):
-    """Stored bytes are not a scalar or a list in Feast's encoding."""
 
 
 class Status(IntEnum):
@@ -159,20 +156,11 @@ class OnlineReader:
         self.names = tuple(f"{view.name}__{feature}" for view in self.views for feature in view.features)
         self._view_of = np.array([i for i, view in enumerate(self.views) for _ in view.features], dtype=np.intp)
         self._project = project.encode()
-        self._prefixes = [_key_prefix(view.join_keys) for view in self.views]
+        self._prefixes = [key_prefix(view.join_keys) for view in self.views]
         self._sorted_keys = [sorted(view.join_keys) for view in self.views]
         self._commands = [_hmget(view) for view in self.views]
-        self._client = redis.Redis.from_url(
-            redis_url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-            driver_info=None,  # otherwise each new connection costs two more round trips
-        )
-        self._idle: deque[Any] = deque()
+        self._wires = WirePool(redis_url, timeout)
         self._absent = [_absent(len(view.features)) for view in self.views]
-        options = self._client.connection_pool.connection_kwargs
-        self._address = str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
     def read(self, rows: Sequence[Mapping[str, Key | None]], as_of: datetime) -> OnlineFeatures:
         """The features of each row.
@@ -210,15 +198,13 @@ class OnlineReader:
     def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers in time."""
         try:
-            self._client.ping()
+            self._wires.ping()
         except RedisError as error:
             raise self._unavailable(error) from error
 
     def close(self) -> None:
         """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().disconnect()
-        self._client.close()
+        self._wires.close()
 
     def _key(self, view: int, row: Mapping[str, Key | None]) -> bytes | None:
         key = self._prefixes[view]
@@ -226,7 +212,7 @@ class OnlineReader:
             value = row.get(name)
             if value is None:
                 return None
-            key += _key_value(value)
+            key += key_value(value)
         return key + self._project
 
     def _fetch(self, keys: Sequence[Sequence[bytes | None]]) -> dict[tuple[int, bytes], Any]:
@@ -239,44 +225,14 @@ class OnlineReader:
             before, after = self._commands[view]
             parts += (before, b"%d" % len(key), b"\r\n", key, after)
         try:
-            replies = self._exchange(b"".join(parts), len(wanted))
+            replies = self._wires.exchange(b"".join(parts), len(wanted))
         except RedisError as error:
             raise self._unavailable(error) from error
         return dict(zip(wanted, replies, strict=True))
 
-    def _exchange(self, commands: bytes, count: int) -> list[Any]:
-        """The replies to commands that are packed already.
-
-        redis-py's own pipeline and pool take twice as long for the same bytes over the same connections.
-        """
-        connection = self._connection()
-        try:
-            connection.send_packed_command([commands], check_health=False)
-            replies = [_reply(connection) for _ in range(count)]
-        except BaseException:
-            connection.disconnect()  # what it has not read must not answer the next request
-            raise
-        finally:
-            self._idle.append(connection)
-        return replies
-
-    def _connection(self) -> Any:
-        """A connection that nobody else uses; it opens itself when it is written to."""
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            return self._client.connection_pool.make_connection()
-        try:
-            usable = not connection.can_read()
-        except (RedisError, OSError):
-            usable = False
-        if not usable:  # closed by the other side meanwhile
-            connection.disconnect()
-        return connection
-
     def _decode(self, view: int, stored: Any, now: int) -> _Part:
         count = len(self.views[view].features)
-        if isinstance(stored, RedisError):
+        if isinstance(stored, Exception):
             return _unreadable([b"?"] * count)
         if not any(stored):
             return _absent(count)
@@ -294,7 +250,8 @@ class OnlineReader:
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         return StoreUnavailable(
-            f"Redis at {self._address} does not answer ({error}): start it (make up), or point ETA_REDIS_URL elsewhere"
+            f"Redis at {self._wires.address} does not answer ({error}): start it (make up), "
+            "or point ETA_REDIS_URL elsewhere"
         )
 
 
@@ -315,131 +272,6 @@ class _Part:
         return [
             decode_value(data) if there and data else None for there, data in zip(present, self.stored, strict=True)
         ]
-
-
-def decode_value(data: bytes) -> Value | None:
-    """The scalar or list in a serialized `feast.types.Value`; None for Feast's null.
-
-    Raises
-    ------
-    Undecodable
-        The bytes are damaged, or hold a set, a map or more than one value.
-    """
-    if not data:
-        return None
-    tag, at = _varint(data, 0)
-    payload, at = _payload(data, at, tag & 7)
-    if at < len(data):
-        raise Undecodable(f"{len(data) - at} bytes after the value")
-    number, wire = tag >> 3, tag & 7
-    if number in _LISTS and isinstance(payload, bytes):
-        return _list(payload, *_LISTS[number])
-    return _scalar(number, wire, payload)
-
-
-@lru_cache(maxsize=4096)  # rows of one hour share theirs
-def decode_event_time(data: bytes) -> int:
-    """Microseconds since 1970 of a serialized `google.protobuf.Timestamp`.
-
-    Raises
-    ------
-    Undecodable
-        The bytes are damaged.
-    """
-    seconds = nanos = at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        payload, at = _payload(data, at, tag & 7)
-        if tag == 0x08 and isinstance(payload, int):
-            seconds = _signed(payload)
-        elif tag == 0x10 and isinstance(payload, int):
-            nanos = _signed(payload)
-        else:
-            raise Undecodable(f"tag {tag} in an event time")
-    return seconds * 1_000_000 + nanos // 1000
-
-
-_F64 = struct.Struct("<d")
-_F32 = struct.Struct("<f")
-
-
-_LISTS = {11: (1, 2), 12: (2, 2), 13: (3, 0), 14: (4, 0), 15: (5, 1), 16: (6, 5), 17: (7, 0), 18: (8, 0)}
-"""Field of each list in `feast.types.Value`: field and wire type of its elements as scalars."""
-
-
-def _list(data: bytes, number: int, wire: int) -> list[Any]:
-    """The elements of a list message: its one field, repeated or packed."""
-    found: list[Any] = []
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        if tag >> 3 != 1:
-            raise Undecodable(f"field {tag >> 3} in a list")
-        payload, at = _payload(data, at, tag & 7)
-        if tag & 7 == 2 and wire != 2:
-            packed, inside = payload, 0
-            while isinstance(packed, bytes) and inside < len(packed):
-                element, inside = _payload(packed, inside, wire)
-                found.append(_scalar(number, wire, element))
-        else:
-            found.append(_scalar(number, tag & 7, payload))
-    return found
-
-
-def _scalar(number: int, wire: int, payload: int | bytes) -> Scalar | None:
-    """The value of one field of `feast.types.Value`."""
-    match number, wire, payload:
-        case (4 | 8, 0, int()):
-            return _signed(payload)
-        case 3, 0, int():
-            if not -(2**31) <= _signed(payload) < 2**31:
-                raise Undecodable(f"{_signed(payload)} does not fit into 32 bits")
-            return _signed(payload)
-        case 7, 0, int():
-            return payload != 0
-        case 19, 0, _:
-            return None
-        case 5, 1, bytes():
-            return float(_F64.unpack(payload)[0])
-        case 6, 5, bytes():
-            return float(_F32.unpack(payload)[0])
-        case 1, 2, bytes():
-            return payload
-        case (2 | 32 | 36 | 37 | 44, 2, bytes()):  # string, JSON, UUIDs, decimal
-            try:
-                return payload.decode()
-            except UnicodeDecodeError as error:
-                raise Undecodable(str(error)) from error
-    raise Undecodable(f"field {number} with wire type {wire} is not a scalar")
-
-
-def _payload(data: bytes, at: int, wire: int) -> tuple[int | bytes, int]:
-    if wire == 0:
-        return _varint(data, at)
-    if wire == 2:
-        size, at = _varint(data, at)
-    else:
-        size = {1: 8, 5: 4}.get(wire, len(data) + 1)
-    end = at + size
-    if end > len(data):
-        raise Undecodable(f"cut off after {len(data)} bytes, or wire type {wire}")
-    return data[at:end], end
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at
-        shift += 7
-    raise Undecodable(f"number cut off after {len(data)} bytes")
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
 
 
 def _decoded(stored: Sequence[bytes | None], event: float) -> _Part:
@@ -485,43 +317,11 @@ def _unreadable(stored: Sequence[bytes | None]) -> _Part:
     return _Part([_NAN] * len(stored), statuses, _NAN)
 
 
-def _reply(connection: Any) -> Any:
-    """The next reply; the refusal of a key that is no hash is one, any other error is raised."""
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        if not str(error).startswith("WRONGTYPE"):
-            raise
-        return error
-
-
-def _key_prefix(join_keys: Sequence[str]) -> bytes:
-    """Feast's entity key, serialization version 3, up to the values."""
-    parts = [struct.pack("<I", len(join_keys))]
-    for name in sorted(join_keys):
-        parts.append(struct.pack("<II", _STRING, len(name.encode())) + name.encode())
-    return b"".join(parts)
-
-
-def _key_value(value: Key) -> bytes:
-    if isinstance(value, str):
-        data = value.encode()
-        return _TYPE_AND_SIZE(_STRING, len(data)) + data
-    if isinstance(value, bytes):
-        return _TYPE_AND_SIZE(_BYTES, len(value)) + value
-    return struct.pack("<IIq", _INT64, 8, value)
-
-
 def _hmget(view: OnlineView) -> tuple[bytes, bytes]:
     """The command that reads a view, as it goes over the wire, before and after the key and its length."""
-    fields = [*(_field(view.name, feature) for feature in view.features), f"_ts:{view.name}".encode()]
+    fields = [*(field_name(view.name, feature) for feature in view.features), f"_ts:{view.name}".encode()]
     after = b"".join(b"\r\n$%d\r\n%s" % (len(field), field) for field in fields)
     return b"*%d\r\n$5\r\nHMGET\r\n$" % (len(fields) + 2), after + b"\r\n"
-
-
-def _field(view: str, feature: str) -> bytes:
-    """Feast's hash field of a feature: murmur3, little endian."""
-    return struct.pack("<I", mmh3.hash(f"{view}:{feature}", signed=False))
 
 
 def _micros(instant: datetime) -> int:

@@ -15,6 +15,7 @@ import math
 import os
 import tempfile
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,9 @@ __all__ = ["PREDICTION_SCHEMA", "LogEntry", "PredictionLog", "read_predictions",
 
 logger = logging.getLogger(__name__)
 
+ENTRIES_AT_A_TIME = 32
+PAUSE_SECONDS = 0.001
+"""Rows are made into tables a few at a time, with pauses in which requests have the interpreter for themselves."""
 TIMESTAMP = pa.timestamp("us", "UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -197,8 +201,8 @@ class PredictionLog:
         root: Path,
         *,
         capacity: int = 50_000,
-        flush_seconds: float = 1.0,
-        flush_rows: int = 1_000,
+        flush_seconds: float = 0.75,
+        flush_rows: int = 5_000,
         part_rows: int = 5_000,
     ) -> None:
         self.root = root
@@ -264,7 +268,11 @@ class PredictionLog:
             self._failing = False
 
     def _write(self, hour: datetime, entries: list[LogEntry]) -> None:
-        self._append(hour, to_table(entries))
+        tables = []
+        for first in range(0, len(entries), ENTRIES_AT_A_TIME):
+            tables.append(to_table(entries[first : first + ENTRIES_AT_A_TIME]))
+            time.sleep(PAUSE_SECONDS)
+        self._append(hour, pa.concat_tables(tables))
         rows = sum(len(entry.predictions) for entry in entries)
         with self._condition:
             for _ in entries:

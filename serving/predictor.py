@@ -8,18 +8,20 @@ is NaN then, and the answer is marked `degraded`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property, lru_cache
+from operator import attrgetter
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.transforms import request_time
-from serving.bundle import Bundle, BundleView, Estimates
+from serving.bundle import Bundle, BundleInput, BundleView, Estimates
+from serving.errors import BundleError
 
 __all__ = ["FeatureLookup", "FeatureStatus", "Looked", "LookupFailed", "Order", "Predictions", "Predictor"]
 
@@ -27,6 +29,11 @@ STORE_DOWN = "the online store does not answer: all of its features are missing"
 ALL_STALE = "every stored feature is older than its time to live: is the feature pipeline running?"
 UNDECODABLE = "a stored feature cannot be decoded and counts as missing"
 OTHER_REQUEST_FUNCTION = "request-time features are computed by another version than the model was trained with"
+
+REQUEST_FIELDS = ("distance_km", "item_count", "order_value")
+ORDER_VALUE = REQUEST_FIELDS.index("order_value")
+_request_values = attrgetter(*REQUEST_FIELDS)
+_COMPUTED = tuple(request_time.compute([0.0], [1.0], [1.0]))
 
 RESTAURANT_VALUE = ("restaurant_stats", "order_value_mean_28d")
 """The stored feature that the request-time features refer to."""
@@ -127,28 +134,32 @@ class Predictions:
 
 
 class Predictor:
-    """A bundle together with the store that its features come from."""
+    """A bundle together with the store that its features come from.
+
+    Raises
+    ------
+    BundleError
+        An input of the model is neither stored, nor in a request, nor computed from one.
+    """
 
     def __init__(self, bundle: Bundle, lookup: FeatureLookup) -> None:
         self.bundle = bundle
         self.lookup = lookup
-        views = bundle.document.views
-        columns = [(view.name, feature) for view in views for feature in view.features]
-        position = {column: index for index, column in enumerate(columns)}
-        stored = [(i, c) for i, c in enumerate(bundle.document.inputs) if c.source == "view"]
-        self._stored_to = np.array([i for i, _ in stored], dtype=np.intp)
-        self._stored_from = np.array([position[c.view or "", c.feature or ""] for _, c in stored], dtype=np.intp)
-        self._requested = [(i, c.name) for i, c in enumerate(bundle.document.inputs) if c.source == "request"]
-        self._computed = [
-            (i, c.feature or c.name) for i, c in enumerate(bundle.document.inputs) if c.source == "on_demand"
-        ]
+        views, inputs = bundle.document.views, bundle.document.inputs
+        stored = [(view.name, feature) for view in views for feature in view.features]
+        # What is known of an order stands in one row: the stored, the requested, then the computed values.
+        given = [("", name) for name in (*REQUEST_FIELDS, *_COMPUTED)]
+        position = {each: index for index, each in enumerate([*stored, *given])}
+        self._inputs_from = np.array([_position(column, position) for column in inputs], dtype=np.intp)
+        self._stored_inputs = np.array([index < len(stored) for index in self._inputs_from], dtype=bool)
         self._restaurant_value = position.get(RESTAURANT_VALUE)
         self._ttl = np.array([view.ttl_seconds for view in views])
         self._view_of_column = np.array([i for i, view in enumerate(views) for _ in view.features], dtype=np.intp)
         self._join_keys = sorted({view.join_key for view in views})
+        self._computes = any(column.source == "on_demand" for column in inputs)
         trained_with = bundle.document.request_function_version
         self.standing_reasons: tuple[str, ...] = ()
-        if self._computed and trained_with not in (None, request_time.REQUEST_FUNCTION_VERSION):
+        if self._computes and trained_with not in (None, request_time.REQUEST_FUNCTION_VERSION):
             self.standing_reasons = (OTHER_REQUEST_FUNCTION,)
 
     @cached_property
@@ -177,16 +188,12 @@ class Predictor:
         """
         placed_at = np.array([order.placed_at.timestamp() for order in orders])
         looked, store_down = self._look_up(orders, placed_at)
-        shape = (len(orders), len(self.bundle.document.inputs))
-        inputs = np.full(shape, np.nan)
-        inputs[:, self._stored_to] = looked.values[:, self._stored_from]
-        for index, column in self._request_columns(orders, placed_at, looked):
-            inputs[:, index] = column
-        statuses = np.where(np.isnan(inputs), _MISSING, _PRESENT)
-        stored = looked.statuses[:, self._stored_from]
-        statuses[:, self._stored_to] = stored
+        given = self._given(orders, placed_at, looked)
+        absent = np.isnan(given).view(np.uint8) * _MISSING
+        inputs = np.concatenate((looked.values, given), axis=1).take(self._inputs_from, axis=1)
+        statuses = np.concatenate((looked.statuses, absent), axis=1).take(self._inputs_from, axis=1)
         estimates = self.bundle.estimate(inputs.astype(np.float32))
-        return Predictions(inputs, statuses, looked.event_times, estimates, self._reasons(stored, store_down))
+        return Predictions(inputs, statuses, looked.event_times, estimates, self._reasons(statuses, store_down))
 
     def _look_up(self, orders: Sequence[Order], placed_at: NDArray[np.float64]) -> tuple[Looked, bool]:
         if not self.views:
@@ -215,33 +222,33 @@ class Predictor:
             np.full((rows, len(self.views)), np.nan),
         )
 
-    def _request_columns(
-        self, orders: Sequence[Order], placed_at: NDArray[np.float64], looked: Looked
-    ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """The inputs that come with the request or are computed from it, and where they go."""
-        for index, name in self._requested:
-            yield index, _column(orders, name)
-        if self._computed:
-            mean = np.full(len(orders), np.nan)
-            if self._restaurant_value is not None:
-                mean = looked.values[:, self._restaurant_value]
-            values = request_time.compute(placed_at, _column(orders, "order_value"), mean)
-            for index, feature in self._computed:
-                yield index, values[feature]
+    def _given(self, orders: Sequence[Order], placed_at: NDArray[np.float64], looked: Looked) -> NDArray[np.float64]:
+        """`REQUEST_FIELDS` and what is computed from them, one row per order; None becomes NaN."""
+        requested = np.array([_request_values(order) for order in orders], dtype=np.float64)
+        if not self._computes:
+            return requested
+        mean = np.full(len(orders), np.nan)
+        if self._restaurant_value is not None:
+            mean = looked.values[:, self._restaurant_value]
+        computed = request_time.compute(placed_at, requested[:, ORDER_VALUE], mean)
+        return np.concatenate((requested, *(values[:, None] for values in computed.values())), axis=1)
 
-    def _reasons(self, stored: NDArray[np.uint8], store_down: bool) -> list[tuple[str, ...]]:
+    def _reasons(self, statuses: NDArray[np.uint8], store_down: bool) -> list[tuple[str, ...]]:
+        """Why each row is degraded."""
         standing = (*self.standing_reasons, STORE_DOWN) if store_down else self.standing_reasons
-        if not stored.any():  # all present
-            return [standing] * len(stored)
-        present = (stored == _PRESENT).any(axis=1)
-        only_stale = (stored == _STALE).any(axis=1) & ~present
-        undecodable = (stored == _UNDECODABLE).any(axis=1)
-        return [
-            standing + (ALL_STALE,) * bool(stale) + (UNDECODABLE,) * bool(broken)
-            for stale, broken in zip(only_stale, undecodable, strict=True)
-        ]
+        return [standing + _faults(row.tobytes()) for row in statuses[:, self._stored_inputs]]
 
 
-def _column(orders: Sequence[Order], name: str) -> NDArray[np.float64]:
-    """A numeric field of each order; None becomes NaN."""
-    return np.array([getattr(order, name) for order in orders], dtype=np.float64)
+@lru_cache(maxsize=1_024)  # few combinations occur
+def _faults(stored: bytes) -> tuple[str, ...]:
+    """What the statuses of a row's stored inputs say."""
+    only_stale = _STALE in stored and _PRESENT not in stored
+    return (ALL_STALE,) * only_stale + (UNDECODABLE,) * (_UNDECODABLE in stored)
+
+
+def _position(column: BundleInput, positions: Mapping[tuple[str, str], int]) -> int:
+    name = column.name if column.source == "request" else column.feature or column.name
+    wanted = (column.view or "", name) if column.source == "view" else ("", name)
+    if wanted not in positions:
+        raise BundleError(f"the input {column.name} ({column.source}) is not known here: train the model again")
+    return positions[wanted]

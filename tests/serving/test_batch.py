@@ -24,6 +24,7 @@ from serving.errors import BundleError, NoChampion
 from serving.lookup import StoreLookup
 from serving.prediction_log import read_predictions
 from serving.predictor import Order, Predictor
+from serving.service import Asked, Service
 from tests.serving.conftest import NAMES, NOON, ROOT, BundleMaker
 
 MIDNIGHT = NOON.replace(hour=0)
@@ -120,6 +121,63 @@ def test_each_order_of_the_window_is_scored_once_and_as_online(installation: Set
     np.testing.assert_allclose(np.array(inputs, dtype=float), online.inputs, atol=1e-12)
     np.testing.assert_allclose(logged["delivery_minutes"].to_numpy(), online.estimates.minutes, atol=1e-6)
     np.testing.assert_allclose(logged["p90_minutes"].to_numpy(), online.estimates.p90, atol=1e-6)
+
+
+def answered_online(settings: Settings) -> None:
+    """Ask a service about the orders that a batch scores, as each was known when it was placed, and let it log."""
+    service = Service(settings, clock=lambda: NOON + timedelta(minutes=45))
+    service.start()
+    for row in batch.orders_to_score(TODAY, settings).iter_rows(named=True):
+        service.predict([Order(**row)], [Asked("r", 0.0)])
+    service.stop()
+
+
+def test_online_and_batch_rows_of_the_log_agree_and_are_of_one_schema(installation: Settings):
+    answered_online(installation)
+    batch.score(TODAY, installation)
+
+    logged = read_predictions(installation, TODAY)
+
+    parts = [logged.filter(source=source).sort("order_id") for source in ("online", "batch")]
+    assert [part.height for part in parts] == [4, 4]
+    online, scored = parts
+    for column in ("order_id", "placed_at", "model_version", "variant", "restaurant_id", "driver_id", "statuses"):
+        assert online[column].to_list() == scored[column].to_list()
+    for column in ("delivery_minutes", "p10_minutes", "p90_minutes"):
+        np.testing.assert_allclose(online[column], scored[column], atol=1e-6)
+    values = [[list(json.loads(text).values()) for text in part["inputs"]] for part in parts]
+    np.testing.assert_allclose(np.array(values[0], dtype=float), np.array(values[1], dtype=float), atol=1e-12)
+
+
+def test_the_log_is_a_source_of_feast(installation: Settings, tmp_path: Path):
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+    from feast.types import Float64, String
+
+    answered_online(installation)
+    batch.score(TODAY, installation)
+    (tmp_path / "feature_store.yaml").write_text(
+        f"project: skew\nprovider: local\nregistry: {tmp_path}/registry.db\nentity_key_serialization_version: 3\n"
+        "offline_store: {type: feature_repo.stores.asof.AsOfOfflineStore}\n"
+    )
+    store = FeatureStore(repo_path=str(tmp_path))
+    order_entity = Entity(name="order", join_keys=["order_id"], value_type=ValueType.STRING)
+    source = FileSource(name="log", path=str(installation.predictions), timestamp_field="predicted_at")
+    fields = [
+        Field(name="delivery_minutes", dtype=Float64),
+        *(Field(name=n, dtype=String) for n in ("source", "inputs")),
+    ]
+    store.apply([order_entity, FeatureView(name="prediction", entities=[order_entity], schema=fields, source=source)])
+    instants = [NOON + timedelta(minutes=30), NOON + timedelta(hours=1), TODAY.end + timedelta(hours=1)]
+    asked = pl.DataFrame({"order_id": ["o1"] * 3, "event_timestamp": instants}).to_pandas()
+
+    names = [f"prediction:{field.name}" for field in fields]
+    found = store.get_historical_features(asked, names).to_df()
+
+    assert found["source"].tolist()[1:] == ["online", "batch"]
+    assert found["source"].isna().tolist() == [True, False, False]
+    logged = read_predictions(installation, TODAY).filter(order_id="o1").sort("predicted_at")
+    assert found["delivery_minutes"].tolist()[1:] == logged["delivery_minutes"].to_list()
+    assert found["inputs"].tolist()[1:] == logged["inputs"].to_list()
 
 
 def test_a_batch_row_is_logged_with_every_value_and_scoring_again_changes_nothing(installation: Settings):

@@ -45,8 +45,9 @@ def test_failures_in_a_row_open_the_breaker_and_one_caller_per_cool_down_tries_u
 
 
 def test_a_dead_store_is_asked_three_times_and_found_again_after_the_cool_down(
-    bundle_dir: Path, settings: Settings, redis_url: str
+    bundle_dir: Path, settings: Settings, redis_url: str, caplog: pytest.LogCaptureFixture
 ):
+    caplog.set_level("INFO", "serving.lookup")
     store = StoreLookup(settings.model_copy(update={"redis_url_override": f"redis://127.0.0.1:{free_port()}/0"}))
     clock = Clock()
     store.breaker.monotonic = clock
@@ -56,6 +57,9 @@ def test_a_dead_store_is_asked_three_times_and_found_again_after_the_cool_down(
             lookup.read(ROW, NOON)
     with pytest.raises(LookupFailed, match="failed a moment ago"):
         lookup.read(ROW, NOON)
+    ready, detail = store.ping()
+    assert not ready
+    assert detail.endswith("the circuit breaker is open: one request per second asks Redis")
 
     fill_store(redis_url)
     lookup.reader = StoreLookup(settings).for_bundle(Bundle.load(bundle_dir)).reader
@@ -65,6 +69,10 @@ def test_a_dead_store_is_asked_three_times_and_found_again_after_the_cool_down(
 
     assert lookup.read(ROW, NOON).values[0, :3].tolist() == [40, 30.5, 20]
     assert not store.breaker.is_open
+    lookup.read(ROW, NOON)
+    warned, told = caplog.messages  # once each, however many requests were answered meanwhile
+    assert warned.startswith("answers are degraded: Redis at 127.0.0.1:")
+    assert told == "the online store answers again"
 
 
 def test_a_store_that_accepts_but_never_answers_costs_its_time_out_three_times(bundle_dir: Path, settings: Settings):

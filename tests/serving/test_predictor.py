@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import redis
 
 from config import Settings
 from serving.bundle import Bundle
+from serving.errors import BundleError
 from serving.lookup import StoreLookup
 from serving.predictor import (
     ALL_STALE,
@@ -47,6 +49,18 @@ def test_stored_requested_and_computed_values_become_the_inputs_in_their_order(p
     assert found.reasons == [()]
     expected = predictor.bundle.estimate(found.inputs.astype(np.float32))
     assert [value.tolist() for value in found.estimates] == [value.tolist() for value in expected]
+
+
+@pytest.mark.parametrize(("source", "wanted"), [("request", "surge"), ("on_demand", "surge")])
+def test_an_input_that_nobody_gives_is_refused_before_anybody_asks(
+    make_bundle: BundleMaker, bundle_dir: Path, settings: Settings, source: str, wanted: str
+):
+    inputs = [dict(each) for each in json.loads((bundle_dir / "bundle.json").read_text())["inputs"]]
+    inputs[-1] |= {"name": wanted, "source": source, "feature": wanted, "view": None}
+    bundle = Bundle.load(make_bundle(inputs=inputs))
+
+    with pytest.raises(BundleError, match=rf"the input surge \({source}\) is not known here"):
+        Predictor(bundle, StoreLookup(settings).for_bundle(bundle))
 
 
 def test_many_rows_give_what_each_gives_alone(predictor: Predictor, store: str):

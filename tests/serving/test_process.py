@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
@@ -22,7 +24,7 @@ from config import Settings
 from feature_repo.window import Window
 from serving.prediction_log import read_predictions
 from tests.conftest import free_port, redis_server_binary
-from tests.serving.conftest import NOON, ROOT, BundleMaker, ServingProcess, fill_store
+from tests.serving.conftest import KEY, NOON, ROOT, BundleMaker, ServingProcess, fill_store
 
 ORDER = {"restaurant_id": "r1", "driver_id": "d1", "zone_id": "z1", "placed_at": NOON.isoformat(), "distance_km": 2.0}
 Serve = Callable[..., AbstractContextManager[ServingProcess]]
@@ -76,6 +78,39 @@ def test_sigterm_logs_what_was_predicted_and_ends_well(serve: Serve, bundle_dir:
         assert server.terminate() == 0
 
     assert sorted(logged(settings)) == sorted(answered)
+
+
+def test_sigterm_under_load_answers_what_it_took_and_logs_all_of_it(
+    serve: Serve, bundle_dir: Path, store: str, settings: Settings
+):
+    answered: list[str] = []
+    statuses: set[int] = set()
+
+    def ask_until_it_is_gone() -> None:
+        with httpx.Client(base_url=server.url, headers=KEY, trust_env=False) as client:
+            while True:
+                try:
+                    answer = client.post("/predict", json=ORDER)
+                except httpx.TransportError:
+                    return
+                statuses.add(answer.status_code)
+                answered.append(answer.json()["prediction_id"])
+
+    with serve(ETA_MODEL_DIR=str(bundle_dir)) as server:
+        clients = [threading.Thread(target=ask_until_it_is_gone) for _ in range(4)]
+        for client in clients:
+            client.start()
+        server.wait_for(lambda: len(answered) > 50)
+        assert server.terminate() == 0
+        for client in clients:
+            client.join()
+
+    found = logged(settings)
+    assert statuses == {200}
+    assert set(answered) <= set(found)
+    assert len(found) - len(answered) <= len(
+        clients
+    )  # of each, one answer at most was on its way to a closed connection
 
 
 def test_sigkill_loses_at_most_the_last_second(serve: Serve, bundle_dir: Path, store: str, settings: Settings):
