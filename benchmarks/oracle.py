@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import compare
+from benchmarks.training import history_key
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,11 +54,12 @@ def prepare() -> None:
     from training.dataset import build_dataset
 
     settings = get_settings()
-    if not (PLACE / READY).exists():
+    ready = PLACE / READY
+    if not ready.exists() or ready.read_text() != history_key():
         shutil.rmtree(PLACE, ignore_errors=True)
         write_history(settings.landing_orders, AS_OF, DAYS, ORDERS, oracle=PLACE / ORACLE)
         pipeline.backfill(Window(AS_OF - DAYS * DAY, AS_OF), settings, lambda text: print(f"  {text}", flush=True))
-        (PLACE / READY).touch()
+        ready.write_text(history_key())
     apply(settings)
     dataset, _ = build_dataset(AS_OF, settings, _spec())
     (PLACE / DATASET).write_text(str(dataset.directory))

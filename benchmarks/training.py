@@ -38,16 +38,30 @@ def prepare(orders: int) -> None:
     from simulator.generate import write_history
 
     settings, done = _settings(orders), PLACE / f"{orders}.ready"
-    if not done.exists():
+    if not done.exists() or done.read_text() != history_key():
         shutil.rmtree(settings.data_dir, ignore_errors=True)
         print(f"  simulating {orders:,} orders, computing their features", flush=True)
         write_history(settings.landing_orders, AS_OF, DAYS, orders)
         pipeline.backfill(Window(AS_OF - DAYS * DAY, AS_OF), settings, lambda text: print(f"  {text}", flush=True))
-        done.touch()
+        done.write_text(history_key())
     apply(settings)
     shutil.rmtree(settings.datasets, ignore_errors=True)
     shutil.rmtree(settings.mlflow_dir, ignore_errors=True)
     settings.mlflow_dir.mkdir(parents=True)
+
+
+def history_key() -> str:
+    """Hash of the code that simulates orders and computes their features: another makes another history."""
+    from importlib.util import find_spec
+
+    from training.files import canonical_hash
+    from training.lineage import features_code_hash
+
+    found = find_spec("simulator")
+    assert found is not None
+    assert found.origin is not None
+    sources = sorted(Path(found.origin).parent.glob("*.py"))
+    return canonical_hash([features_code_hash(), *(path.read_text() for path in sources)])
 
 
 def dataset(orders: int) -> Mapping[str, Any]:
