@@ -545,7 +545,7 @@ def _stage(frame: pl.DataFrame, path: Path) -> Path:
     handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     os.close(handle)
     try:
-        frame.write_parquet(name, compression="lz4")
+        frame.write_parquet(name, compression="uncompressed")
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)

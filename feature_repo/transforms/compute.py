@@ -50,7 +50,8 @@ def compute_tiles(
     read = Window(window.start - facts.lookback(settings.lateness_horizon), window.end)
     with engine(settings) as connection:
         versions = scan(connection, orders_table(settings), read)
-        known = keep(connection, facts.facts(versions, window))
+        tied = connection.to_polars(facts.tied_orders(versions))
+        known = keep(connection, facts.facts(versions, window, tied))
         return {
             view: _to_table(connection.to_polars(tiles.tiles(known, transform)), tile_table(transform, settings))
             for view, transform in transforms.items()

@@ -12,6 +12,7 @@ from datetime import timedelta
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
+import polars as pl
 
 from feature_repo.transforms.spec import DAY
 from feature_repo.window import Window
@@ -77,7 +78,13 @@ def lookback(lateness_horizon: timedelta) -> timedelta:
     return lateness_horizon + OPEN_AT_MOST
 
 
-def facts(versions: ir.Table, window: Window) -> ir.Table:
+def tied_orders(versions: ir.Table) -> ir.Table:
+    """`order_id` of each order of which two versions became known in the same microsecond."""
+    instants = versions.group_by("order_id", "known_at").agg(versions=versions.count())
+    return instants.filter(instants.versions > 1).select("order_id").distinct()
+
+
+def facts(versions: ir.Table, window: Window, tied: pl.DataFrame) -> ir.Table:
     """The facts that first became known in a window.
 
     Parameters
@@ -85,6 +92,8 @@ def facts(versions: ir.Table, window: Window) -> ir.Table:
     versions : ibis table
         Order versions (`LAKE_SCHEMA`) known in `[window.start - lookback, window.end)`, in any order.
     window : Window
+    tied : polars.DataFrame
+        What `tied_orders` says of these versions.
 
     Returns
     -------
@@ -93,7 +102,7 @@ def facts(versions: ir.Table, window: Window) -> ir.Table:
         Several facts that became known together share a row; a fact is true in at most one row of its order.
     """
     start, end = int(window.start.timestamp()), int(window.end.timestamp())
-    firsts = _first_shown(_in_order(_measure(versions)), back_to=start - int(OPEN_AT_MOST.total_seconds()))
+    firsts = _first_shown(_in_order(_measure(versions), tied), back_to=start - int(OPEN_AT_MOST.total_seconds()))
     shown = firsts.mutate(**{fact: ibis.literal(False) for fact in ENDS})
     columns = ["known_second", *ENTITY_KEYS, *VALUES, *FACTS]
     known = ibis.union(shown.select(columns), _ends(firsts).select(columns), distinct=False)
@@ -145,17 +154,18 @@ def _measure(versions: ir.Table) -> ir.Table:
     )
 
 
-def _in_order(measured: ir.Table) -> ir.Table:
+def _in_order(measured: ir.Table, tied: pl.DataFrame) -> ir.Table:
     """Add `position`, an integer by which an order's versions are ordered as they became known.
 
     That is `known_at` itself, except in the few orders of which two versions became known in the same microsecond:
     only those are sorted by all columns, which costs more than everything else together.
     """
-    instants = measured.group_by("order_id", "known_at").agg(versions=measured.count())
-    tied = instants.filter(instants.versions > 1).select("order_id").distinct()
     columns = ["order_id", "known_second", *ENTITY_KEYS, *VALUES, *[f"shows_{fact}" for fact in SHOWN]]
-    alone = measured.anti_join(tied, "order_id")
-    apart = measured.semi_join(tied, "order_id")
+    if tied.is_empty():
+        return measured.select(*columns, position=unix_micros(measured.known_at))
+    orders = ibis.memtable(tied)
+    alone = measured.anti_join(orders, "order_id")
+    apart = measured.semi_join(orders, "order_id")
     by_all = ibis.window(
         group_by="order_id",
         order_by=[ibis.asc(apart[name], nulls_first=True) for name in ("known_at", *_TIE_BREAKERS)],

@@ -49,7 +49,8 @@ def compute(tmp_path):
 
         with engine(Settings(data_dir=tmp_path)) as connection:
             table = ibis.memtable(pl.DataFrame(list(versions), schema=LAKE_SCHEMA))
-            return long(connection.to_polars(facts.facts(table, window)))
+            tied = connection.to_polars(facts.tied_orders(table))
+            return long(connection.to_polars(facts.facts(table, window, tied)))
 
     return run
 
