@@ -149,6 +149,7 @@ def _walk(
         _features(settings, start, split, narrator)
     with narrator.step(f"Training: what was known at {split:%Y-%m-%d %H:%M} UTC, gates, registry"):
         story.training = _train(settings, split, narrator)
+        _require_champion(story.training, settings)
     with narrator.step("Serving: start the prediction service with the champion"):
         _start(serving_service(settings), servers, narrator)
     if live:
@@ -270,6 +271,21 @@ def _train(settings: Settings, as_of: datetime, narrator: Narrator) -> dict[str,
     from training.pipeline import run
 
     return dict(run(as_of, settings, get_spec("delivery_time", settings), narrator.say))
+
+
+def _require_champion(training: dict[str, Any], settings: Settings) -> None:
+    """Stop where there is nothing to serve, with the reasons, rather than at the service's 503."""
+    from training.registry import ModelRegistry
+
+    if training["status"] == "registered" or ModelRegistry(settings, training["model"]).champion():
+        return
+    refused = training.get("rejection")
+    reasons = refused["reasons"] if refused else training["validation"]["failures"]
+    raise WalkError(
+        f"there is no model to serve, as the first one was {training['status']}: {'; '.join(reasons)}. Bring more "
+        "orders, or give the thresholds that fit your market: gate_thresholds in the mapping, or ETA_GATE_THRESHOLDS "
+        "(docs/training.md)"
+    )
 
 
 def _live(settings: Settings, live: Window, story: Story, narrator: Narrator) -> None:

@@ -28,6 +28,9 @@ def own_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walkthrough, "SIMULATED_DAYS", 16)
     monkeypatch.setattr(walkthrough, "SIMULATED_ORDERS", 12_000)
     monkeypatch.setattr(walkthrough, "LIVE_HOURS", 2)
+    # A zone has a hundred orders to judge here, and another hundred with every hour at which this is run.
+    by_chance = {"slices": 2.0, "fairness": 2.0, "interval_coverage": 0.2, "train_validation_gap": 5.0}
+    monkeypatch.setenv("ETA_GATE_THRESHOLDS", json.dumps({"delivery_time": by_chance}))
     get_settings.cache_clear()
 
 
@@ -49,6 +52,21 @@ def test_the_loop_goes_round_and_ends_in_a_summary(capsys: pytest.CaptureFixture
     logged = pl.read_parquet(settings.predictions / "day=*/*.parquet", hive_partitioning=False)
     assert logged["model_version"].unique().to_list() == ["1"]
     assert not list(settings.run_dir.glob("*.pid")), "make run stops the services that it started"
+
+
+@pytest.mark.usefixtures("own_ports")
+def test_a_first_model_that_is_rejected_ends_the_run_with_the_reasons(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(walkthrough, "SIMULATED_DAYS", 8)
+    monkeypatch.setattr(walkthrough, "SIMULATED_ORDERS", 6_000)
+    monkeypatch.setenv("ETA_GATE_THRESHOLDS", json.dumps({"delivery_time": {"validation_mae": 0.1}}))
+    get_settings.cache_clear()
+    assert walkthrough.main() == 1
+    told = capsys.readouterr()
+    assert "there is no model to serve, as the first one was rejected: validation_mae: " in told.err
+    assert "ETA_GATE_THRESHOLDS" in told.err
+    assert "Serving" not in told.out
 
 
 def test_orders_without_a_mapping_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
