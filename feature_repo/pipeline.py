@@ -150,6 +150,8 @@ def compute_features(window: Window, settings: Settings) -> Result:
     with exclusive(settings, "tables", f"computing features of {window}"):
         settle(settings)
         require_history(window, settings)
+        # Without it nothing is published: a computation that fails half-way leaves views of two computations staged.
+        _basis_file(window, settings).unlink(missing_ok=True)
         seen = publish.rewrites(settings)
         tiles, heights = compute.compute_tiles(window, settings), {}
         for view, frame in tiles.items():

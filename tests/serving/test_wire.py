@@ -56,7 +56,7 @@ def test_a_reply_that_nobody_read_is_not_taken_for_the_next(pool: WirePool):
 def test_a_connection_that_redis_closed_is_replaced(pool: WirePool, redis_url: str):
     pool.ping()
     redis.Redis.from_url(redis_url).execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    pool.ping()
+    assert pool.exchange(echo(b"again"), 1) == [b"again"]
 
 
 def test_nobody_at_the_address_is_an_error_at_once():

@@ -183,6 +183,24 @@ def test_other_shared_logic_or_rows_are_refused(change, computed, monkeypatch):
     assert "python -m feature_repo rebuild zone_stats" in str(caught.value)
 
 
+def test_views_of_two_computations_are_not_published(computed, monkeypatch):
+    settings, window = computed
+    after = Window(window.end, window.end + HOUR)
+    pipeline.compute_features(after, settings)
+    real = compute.compute_rows
+
+    def failing(window, tiles, *rest):
+        if "zone_stats" in tiles:
+            raise MemoryError("no memory left")
+        return real(window, tiles, *rest)
+
+    monkeypatch.setattr(compute, "compute_rows", failing)
+    with pytest.raises(MemoryError):
+        pipeline.compute_features(after, settings)
+    with pytest.raises(pipeline.StepMissing, match="run compute_features for"):
+        pipeline.publish_features(after, settings)
+
+
 def test_rows_that_were_staged_under_another_definition_are_not_published(zones, computed):
     settings, window = computed
     after = Window(window.end, window.end + HOUR)
@@ -239,6 +257,7 @@ def test_any_definition_may_begin_where_nothing_is_computed(zones, tmp_path):
     versions.require_current(settings)
     run(window, settings)
     versions.require_current(settings)
+    assert versions.available_from("zone_stats", "order_count_1h", settings) == window.start + HOUR
 
 
 def test_hours_before_the_first_make_a_feature_available_earlier(computed):
