@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     # Time: see docs/architecture.md, "What is known when".
     lateness_horizon_hours: int = Field(default=72, ge=1)
     publication_delay_minutes: int = Field(default=10, ge=0, lt=60)
+    live_publication_delay_minutes: int = Field(default=2, ge=0, lt=60)
 
     # What computes features: DuckDB in the process, or Spark (needs the extra `spark`, and Java).
     engine: Literal["duckdb", "spark"] = "duckdb"
@@ -122,6 +123,10 @@ class Settings(BaseSettings):
         return self.data_dir / "lake" / "features"
 
     @property
+    def live(self) -> Path:
+        return self.data_dir / "lake" / "live"
+
+    @property
     def predictions(self) -> Path:
         return self.data_dir / "lake" / "predictions"
 
@@ -174,6 +179,10 @@ class Settings(BaseSettings):
     @property
     def publication_delay(self) -> timedelta:
         return timedelta(minutes=self.publication_delay_minutes)
+
+    @property
+    def live_publication_delay(self) -> timedelta:
+        return timedelta(minutes=self.live_publication_delay_minutes)
 
 
 @lru_cache

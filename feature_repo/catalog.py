@@ -13,11 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from feature_repo.window import HOUR
+
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureView, Field
     from feast.feature_view_projection import FeatureViewProjection
 
-TRANSFORMS = Path(__file__).resolve().parent / "transforms"
+TRANSFORMS_FOLDER = Path(__file__).resolve().parent / "transforms"
 
 Source = Literal["view", "on_demand", "request"]
 
@@ -54,12 +56,16 @@ class FieldInfo:
 
 @dataclass(frozen=True, slots=True)
 class ViewInfo:
-    """One batch view. `dtype` of a field is `Int64`, `Float64` or `String`, as polars and Feast call them."""
+    """One batch view. `dtype` of a field is `Int64`, `Float64` or `String`, as polars and Feast call them.
+
+    Its rows lie on multiples of `step`; less than an hour means that it is kept up to date between the hourly runs.
+    """
 
     name: str
     join_key: str
     ttl: timedelta
     fields: tuple[FieldInfo, ...]
+    step: timedelta = HOUR
 
     def field(self, name: str) -> FieldInfo:
         """The field of that name.
@@ -157,7 +163,8 @@ def definitions_hash() -> str:
         "on_demand": [_on_demand_text(view) for view in definitions.ON_DEMAND_VIEWS],
         "services": {service.name: _service_text(service) for service in definitions.SERVICES},
         "transforms": {
-            path.relative_to(TRANSFORMS).as_posix(): path.read_text() for path in sorted(TRANSFORMS.rglob("*.py"))
+            path.relative_to(TRANSFORMS_FOLDER).as_posix(): path.read_text()
+            for path in sorted(TRANSFORMS_FOLDER.rglob("*.py"))
         },
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -173,6 +180,8 @@ def _service(name: str) -> FeatureService:
 
 
 def _view_info(view: FeatureView) -> ViewInfo:
+    from feature_repo.transforms.views import TRANSFORMS
+
     if view.ttl is None or not view.ttl:
         raise ValueError(f"feature view {view.name} has no TTL: its values would never count as stale")
     # Not `view.schema`: Feast builds that from sets, so its order differs from process to process.
@@ -181,7 +190,8 @@ def _view_info(view: FeatureView) -> ViewInfo:
     for info in fields:
         if unknown := sorted({info.at_most, info.implies} - names - {""}):
             raise ValueError(f"{view.name}.{info.name}: its tags name {unknown}, which the view does not have")
-    return ViewInfo(name=view.name, join_key=view.join_keys[0], ttl=view.ttl, fields=fields)
+    step = TRANSFORMS[view.name].step if view.name in TRANSFORMS else HOUR
+    return ViewInfo(name=view.name, join_key=view.join_keys[0], ttl=view.ttl, fields=fields, step=step)
 
 
 def _field_info(field: Field) -> FieldInfo:

@@ -3,28 +3,37 @@
 from feast import FeatureService
 
 from feature_repo.on_demand import request_features
-from feature_repo.views import customer_stats, driver_stats, restaurant_stats, zone_stats
+from feature_repo.views import customer_stats, driver_stats, restaurant_stats, zone_live, zone_stats
+
+HISTORY = [
+    restaurant_stats,
+    driver_stats,
+    # Not the segment, a word made of the counts beside it; nor the lifetime sums, which grow with the age of the
+    # marketplace and so leave the range that any model was trained on.
+    customer_stats[
+        [
+            "order_count_30d",
+            "order_value_sum_30d",
+            "order_value_mean_30d",
+            "days_since_last_order",
+        ]
+    ],
+    zone_stats,
+]
+DELIVERY_TIME = {"owner": "marketplace-data", "model": "delivery_time"}
 
 delivery_time_v1 = FeatureService(
     name="delivery_time_v1",
-    features=[
-        restaurant_stats,
-        driver_stats,
-        # Not the segment, a word made of the counts beside it; nor the lifetime sums, which grow with the age of the
-        # marketplace and so leave the range that any model was trained on.
-        customer_stats[
-            [
-                "order_count_30d",
-                "order_value_sum_30d",
-                "order_value_mean_30d",
-                "days_since_last_order",
-            ]
-        ],
-        zone_stats,
-        request_features,
-    ],
+    features=[*HISTORY, request_features],
     description="Inputs of the model that predicts how many minutes a delivery takes, at the instant of the order.",
-    tags={"owner": "marketplace-data", "model": "delivery_time"},
+    tags=DELIVERY_TIME,
+)
+
+delivery_time_v2 = FeatureService(
+    name="delivery_time_v2",
+    features=[*HISTORY, zone_live, request_features],
+    description="As delivery_time_v1, and the congestion of the zone at this moment.",
+    tags=DELIVERY_TIME,
 )
 
 customer_churn_v1 = FeatureService(

@@ -31,5 +31,6 @@ restaurant_rows = feature_rows("restaurant_stats")
 driver_rows = feature_rows("driver_stats")
 customer_rows = feature_rows("customer_stats")
 zone_rows = feature_rows("zone_stats")
+zone_live_rows = feature_rows("zone_live")
 
-SOURCES = [restaurant_rows, driver_rows, customer_rows, zone_rows]
+SOURCES = [restaurant_rows, driver_rows, customer_rows, zone_rows, zone_live_rows]

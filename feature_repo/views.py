@@ -19,6 +19,9 @@ hours of slack means a stopped pipeline, never a quiet restaurant."""
 WEEKLY_TTL = timedelta(days=7, hours=2)
 """The same for entities that get a row every Monday: customers, of whom most are quiet on most days."""
 
+LIVE_TTL = timedelta(minutes=20)
+"""Of rows that come every few minutes, and at the latest every 10: an older one means that refreshing has stopped."""
+
 MINUTES_PER_DAY = 24 * 60
 
 
@@ -58,8 +61,8 @@ def _amount(name: str, description: str, **limits: Any) -> Field:
     return field(name, Float64, "currency", description, minimum=0, **limits)
 
 
-def _tags(grain: str) -> dict[str, str]:
-    return {"owner": "marketplace-data", "grain": grain, "freshness": "hourly, 10 minutes after the full hour"}
+def _tags(grain: str, freshness: str = "hourly, 10 minutes after the full hour") -> dict[str, str]:
+    return {"owner": "marketplace-data", "grain": grain, "freshness": freshness}
 
 
 restaurant_stats = FeatureView(
@@ -189,6 +192,52 @@ zone_stats = FeatureView(
             "open_order_count",
             "orders placed in the last 24 hours and neither delivered nor cancelled",
             at_most="order_count_7d",
+        ),
+    ],
+)
+
+zone_live = FeatureView(
+    name="zone_live",
+    entities=[entities.zone],
+    ttl=LIVE_TTL,
+    source=sources.zone_live_rows,
+    online=True,
+    description="How congested a delivery zone is at this moment.",
+    tags=_tags(
+        "one row per zone and 2 minutes in which something changed, and every 10 minutes",
+        freshness="every 2 minutes, 2 minutes later",
+    ),
+    schema=[
+        field("zone_id", String, "id", "the zone"),
+        _count("order_count_60m", "orders placed in the last 60 minutes"),
+        _minutes(
+            "delivery_minutes_mean_60m", "mean minutes from placed to delivered, ASAP orders, delivered in the last 60"
+        ),
+        _count("open_order_count", "orders placed in the last 24 hours and neither delivered nor cancelled"),
+        _count("open_asap_order_count", "open orders that are wanted at once", at_most="open_order_count"),
+        field(
+            "active_driver_count",
+            Int64,
+            "drivers",
+            "drivers who delivered here in the last 2 hours",
+            minimum=0,
+            max_null_share=0,
+        ),
+        field(
+            "open_asap_orders_per_driver",
+            Float64,
+            "orders",
+            "open ASAP orders over active drivers, over one while there are none",
+            minimum=0,
+            max_null_share=0,
+        ),
+        field(
+            "delivered_per_driver_60m",
+            Float64,
+            "orders",
+            "orders delivered in the last 60 minutes over active drivers",
+            minimum=0,
+            max_null_share=0,
         ),
     ],
 )

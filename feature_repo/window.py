@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -28,7 +29,14 @@ def as_utc(instant: datetime | str) -> datetime:
 
 def floor_hour(instant: datetime) -> datetime:
     """The last full hour at or before `instant`, in UTC."""
-    return as_utc(instant).replace(minute=0, second=0, microsecond=0)
+    return floor(instant, HOUR)
+
+
+def floor(instant: datetime, step: timedelta) -> datetime:
+    """The last multiple of `step` since midnight at or before `instant`, in UTC."""
+    in_utc = as_utc(instant)
+    midnight = in_utc.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight + (in_utc - midnight) // step * step
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +51,16 @@ class Window:
 
     start: datetime
     end: datetime
+    unit: ClassVar[tuple[str, timedelta]] = "hour", HOUR
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", as_utc(self.start))
         object.__setattr__(self, "end", as_utc(self.end))
+        name_of_unit, length = self.unit
         for name in ("start", "end"):
             bound = getattr(self, name)
-            if bound != floor_hour(bound):
-                raise ValueError(f"window {name} {bound.isoformat()} is not on the full hour")
+            if bound != floor(bound, length):
+                raise ValueError(f"window {name} {bound.isoformat()} is not on the full {name_of_unit}")
         if self.end <= self.start:
             raise ValueError(f"window ends at {self.end.isoformat()}, not after its start {self.start.isoformat()}")
 
@@ -66,7 +76,7 @@ class Window:
 
     def days(self) -> Iterator[datetime]:
         """Midnight of each UTC day that the window touches, in order."""
-        day = self.start.replace(hour=0)
+        day = floor(self.start, DAY)
         while day < self.end:
             yield day
             day += DAY
@@ -80,3 +90,14 @@ class Window:
 
     def __str__(self) -> str:
         return f"[{self.start:%Y-%m-%d %H:%M}, {self.end:%Y-%m-%d %H:%M}) UTC"
+
+
+class Moments(Window):
+    """As `Window`, with bounds on full minutes: what happens between two hourly runs."""
+
+    unit = "minute", timedelta(minutes=1)
+
+    @property
+    def slug(self) -> str:
+        """A name for files, for example `20260501T0005_20260501T0010`."""
+        return f"{self.start:%Y%m%dT%H%M}_{self.end:%Y%m%dT%H%M}"

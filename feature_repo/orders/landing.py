@@ -29,7 +29,7 @@ from feature_repo.orders.schema import (
     quarantine_table,
     row_text,
 )
-from feature_repo.window import DAY, Window, as_utc, floor_hour
+from feature_repo.window import DAY, Moments, Window, as_utc, floor_hour
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def read_landing(window: Window, settings: Settings) -> pl.DataFrame:
     looked at: starting in the middle of a history does not make that history late.
     """
     _require_complete(window, settings)
-    span = Window(window.start - settings.lateness_horizon, window.end)
+    span = Moments(window.start - settings.lateness_horizon, window.end)
     landed = _read_days(span, settings).filter(
         pl.col("known_at").is_between(_late_from(span, window, settings), window.end, closed="left")
     )
@@ -265,7 +265,7 @@ def _settle(landed: pl.DataFrame, window: Window, settings: Settings) -> pl.Data
 
 def _recorded(landed: pl.DataFrame, window: Window, settings: Settings) -> pl.Series:
     """When the lake or the quarantine first recorded each landed version; null where neither holds it."""
-    around = Window(window.start - settings.lateness_horizon, window.end + settings.lateness_horizon)
+    around = Moments(window.start - settings.lateness_horizon, window.end + settings.lateness_horizon)
     keys = landed.select(_content_hash(), pl.coalesce("source_row", row_text()).alias("row"))
     lake = orders_table(settings).scan(around).select(_content_hash(), "known_at").collect()
     refused = quarantine_table(settings).scan(around).select("row", "known_at").collect()

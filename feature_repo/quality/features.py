@@ -135,12 +135,13 @@ def _with_booleans(
         for info in view.fields
         if info.max_null_share is not None
     ]
+    delay = settings.live_publication_delay if view.step < HOUR else settings.publication_delay
     return frame.with_columns(
         *finite,
         *implied,
         *present,
-        on_the_hour=(event.dt.truncate("1h") == event).fill_null(True),
-        created_after_delay=(pl.col(CREATED) == event + settings.publication_delay).fill_null(False),
+        on_the_step=(event.dt.truncate(view.step) == event).fill_null(True),
+        created_after_delay=(pl.col(CREATED) == event + delay).fill_null(False),
         one_row_per_key=~pl.struct(view.join_key, EVENT_TIME).is_duplicated(),
     )
 
@@ -152,12 +153,12 @@ def _before(instant: datetime | None) -> pl.Expr:
 def _row_expectations(view: ViewInfo, window: Window) -> list[Expectation]:
     key = view.join_key
     # As microseconds of pandas: with other units, comparisons with Python instants are slow or refused.
-    inside = {"column": EVENT_TIME, "min_value": window.start + HOUR, "max_value": window.end}
+    inside = {"column": EVENT_TIME, "min_value": window.start + view.step, "max_value": window.end}
     return [
         Expectation(f"{key}_not_null", "ExpectColumnValuesToNotBeNull", {"column": key}, "key_not_null"),
         Expectation(f"{EVENT_TIME}_not_null", "ExpectColumnValuesToNotBeNull", {"column": EVENT_TIME}),
         Expectation(f"{EVENT_TIME}_in_window", "ExpectColumnValuesToBeBetween", inside),
-        Expectation.holds("on_the_hour"),
+        Expectation.holds("on_the_step"),
         Expectation.holds("created_after_delay"),
         Expectation.holds("one_row_per_key"),
     ]

@@ -135,8 +135,7 @@ def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> 
         The configuration names a rule or a severity that there is not.
     """
     grave = severities(settings)
-    batch = _conform(frame).sort(pl.col("refused_rule").is_not_null(), maintain_order=True)
-    clean = batch.filter(pl.col("refused_rule").is_null())
+    batch, clean = _sorted_apart(frame)
     rules, filled = row_rules(window, settings), [_not_all_null(clean, column) for column in REQUIRED_COLUMNS]
     kept: list[Any] = []
     outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, filled), kept)
@@ -156,6 +155,32 @@ def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> 
     write_page(report, kept, settings)
     _log(report, window)
     return OrdersVerdict(accepted, rejected, report)
+
+
+def acceptable_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> pl.DataFrame:
+    """The versions that keep every rule on a row, as `validate_orders` would accept them; no report is kept.
+
+    For values that must not wait for the hourly run, which judges the same versions again, as a batch too.
+
+    Parameters
+    ----------
+    frame : pl.DataFrame
+        As `validate_orders` takes it.
+    window : Window
+    settings : Settings
+
+    Returns
+    -------
+    pl.DataFrame
+        Columns of `LAKE_SCHEMA`.
+    """
+    batch, clean = _sorted_apart(frame)
+    rules, again = row_rules(window, settings), [CONVERTED, *repetition_rules()]
+    outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, []))
+    marked = _mark_repetitions(batch, _positions(outcomes.values()), window, settings)
+    columns = marked.select("refused_rule", *(rule.name for rule in repetition_rules()))
+    outcomes |= run_suite(f"{SUITE}_again", columns, _expectations(again, []))
+    return _without(batch, _positions(outcomes.values()))
 
 
 def stopped_batch(frame: pl.DataFrame, report: ValidationReport, window: Window) -> pl.DataFrame:
@@ -363,6 +388,12 @@ def _conform(frame: pl.DataFrame) -> pl.DataFrame:
         raise ValueError(f"a batch of orders needs the columns of the lake; wrong (found, expected): {wrong}")
     absent = [pl.lit(None, dtype=kind).alias(name) for name, kind in BATCH_SCHEMA.items() if name not in frame.columns]
     return frame.with_columns(absent).select(list(BATCH_SCHEMA)).with_columns(pl.col("found_late").fill_null(False))
+
+
+def _sorted_apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The batch with the rows that were refused before at its end, and the batch without them."""
+    batch = _conform(frame).sort(pl.col("refused_rule").is_not_null(), maintain_order=True)
+    return batch, batch.filter(pl.col("refused_rule").is_null())
 
 
 def _with_columns(batch: pl.DataFrame, rules: Sequence[RowRule]) -> pl.DataFrame:

@@ -111,7 +111,7 @@ _RULES = (
     _form("key_not_null", "the entity's key is there"),
     _form("event_timestamp_not_null", "`event_timestamp` is there"),
     _form("event_timestamp_in_window", "`event_timestamp` is an end of one of the run's hours"),
-    _form("on_the_hour", "`event_timestamp` is a full hour"),
+    _form("on_the_step", "`event_timestamp` is a multiple of the view's step: a full hour, but for live views"),
     _form("created_after_delay", "`created` is `event_timestamp` and the publication delay"),
     _form("one_row_per_key", "one row for a key and `event_timestamp`"),
     _value("feature_finite", "no NaN, no infinity"),

@@ -40,6 +40,7 @@ from feature_repo.stores.parquet import Period
 from feature_repo.stores.redis_online import LatestWinsRedisOnlineStore, field_of
 
 if TYPE_CHECKING:
+    from feast import FeatureStore
     from feast.infra.registry.base_registry import BaseRegistry
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,30 @@ class LatestRowsEngine(LocalComputeEngine):
                     encoded = (_encoded(chunk, view, self.repo_config) for chunk in rows.iter_slices(size))
                     written += store.write_encoded(self.repo_config, view, encoded, wrote)
         logger.info("%s: %d rows read, %d keys found, %d written", view.name, total, found, written)
+
+
+def bring_online(rows: pl.DataFrame, view: FeatureView, store: FeatureStore) -> int:
+    """Write rows that are in memory to the online store, in the same bytes; returns how many were not outranked.
+
+    Parameters
+    ----------
+    rows : pl.DataFrame
+        Keys, features, and the times under the names that the view's source has for them.
+    view : FeatureView
+    store : FeatureStore
+        One whose online store is ours.
+
+    Raises
+    ------
+    OnlineStoreUnavailable
+        Redis is down or slow.
+    """
+    config, origin = store.config, view.batch_source
+    online = store._get_provider().online_store
+    assert isinstance(online, LatestWinsRedisOnlineStore) and origin is not None
+    named = rows.rename({origin.timestamp_field: EVENT, str(origin.created_timestamp_column): CREATED})
+    slices = named.iter_slices(config.online_store.rows_per_round_trip)
+    return online.write_encoded(config, view, (_encoded(part, view, config) for part in slices))
 
 
 def _why_not_in_bulk(view: FeatureView, config: RepoConfig, online_store: Any) -> str | None:

@@ -7,7 +7,7 @@ on the tiles before it, so any way to cut time into windows gives the same conte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import ibis
 import ibis.expr.types as ir
@@ -20,9 +20,18 @@ from feature_repo.orders.schema import orders_table
 from feature_repo.transforms import facts, state, tiles, windows
 from feature_repo.transforms.engine import accumulate, engine, keep, scan
 from feature_repo.transforms.spec import ViewTransform
-from feature_repo.transforms.tables import AS_OF, CREATED, EVENT_TIME, TILE_HOUR, feature_table, state_table, tile_table
+from feature_repo.transforms.tables import (
+    AS_OF,
+    CREATED,
+    EVENT_TIME,
+    TILE_START,
+    feature_table,
+    publication_delay,
+    state_table,
+    tile_table,
+)
 from feature_repo.transforms.views import TRANSFORMS
-from feature_repo.window import HOUR, Window
+from feature_repo.window import HOUR, Moments, Window
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 SNAPSHOTS_KEPT = 35
@@ -30,9 +39,12 @@ SNAPSHOTS_KEPT = 35
 
 
 def compute_tiles(
-    window: Window, settings: Settings, transforms: Mapping[str, ViewTransform] = TRANSFORMS
+    window: Window,
+    settings: Settings,
+    transforms: Mapping[str, ViewTransform] = TRANSFORMS,
+    landed: pl.DataFrame | None = None,
 ) -> dict[str, pl.DataFrame]:
-    """The tiles of the window's hours.
+    """The tiles of the window.
 
     Parameters
     ----------
@@ -41,19 +53,23 @@ def compute_tiles(
     settings : Settings
     transforms : mapping of str to ViewTransform, optional
         Those to compute, by view; all of them unless given.
+    landed : polars.DataFrame, optional
+        The order versions of the window (`LAKE_SCHEMA`), in place of those that the lake has for it.
 
     Returns
     -------
     dict of str to polars.DataFrame
         By view, in the schema of its tile table.
     """
-    read = Window(window.start - facts.lookback(settings.lateness_horizon), window.end)
+    first, table = window.start - facts.lookback(settings.lateness_horizon), orders_table(settings)
     with engine(settings) as connection:
-        versions = scan(connection, orders_table(settings), read)
+        versions = scan(connection, table, Moments(first, window.end if landed is None else window.start))
+        if landed is not None:
+            versions = ibis.union(versions, ibis.memtable(landed.select(list(table.schema))), distinct=False)
         tied = connection.to_polars(facts.tied_orders(versions))
         known = keep(connection, facts.facts(versions, window, tied))
         return {
-            view: _to_table(connection.to_polars(tiles.tiles(known, transform)), tile_table(transform, settings))
+            view: _to_table(connection.to_polars(tiles.tiles(known, transform)), transform, settings)
             for view, transform in transforms.items()
         }
 
@@ -69,7 +85,7 @@ def compute_rows(
     Parameters
     ----------
     window : Window
-        Rows get an `event_timestamp` in `[window.start + 1 h, window.end + 1 h)`.
+        Rows get an `event_timestamp` in `(window.start, window.end]`.
     new : mapping of str to polars.DataFrame
         The window's tiles by view, as `compute_tiles` returns them; those before are read from the tile tables.
     settings : Settings
@@ -82,11 +98,6 @@ def compute_rows(
         By view, in the schema of its feature table.
     """
     return {view: _view_rows(transforms[view], window, frame, settings) for view, frame in new.items()}
-
-
-def row_window(window: Window) -> Window:
-    """The event times of the rows that a run over `window` writes."""
-    return Window(window.start + HOUR, window.end + HOUR)
 
 
 def forget_states(window: Window, settings: Settings) -> None:
@@ -114,21 +125,22 @@ def keep_states(window: Window, settings: Settings, transforms: Mapping[str, Vie
 
 
 def _view_rows(transform: ViewTransform, window: Window, new: pl.DataFrame, settings: Settings) -> pl.DataFrame:
-    start, end = _hour(window.start), _hour(window.end)
+    start, end = ((instant - BEGINNING) // transform.step for instant in (window.start, window.end))
     table = tile_table(transform, settings)
     with engine(settings) as connection:
-        parts = [_hours(ibis.memtable(new))]
+        parts = [_numbered(ibis.memtable(new), transform)]
         first = windows.read_from(transform, start)
         if first < start:
-            parts.append(_hours(scan(connection, table, Window(_instant(first), window.start))))
+            before = Moments(BEGINNING + first * transform.step, window.start)
+            parts.append(_numbered(scan(connection, table, before), transform))
         seen = ibis.union(*parts, distinct=False) if len(parts) > 1 else parts[0]
         base = _state_at(connection, transform, window.start, settings) if transform.lifetime else None
         frame: pl.DataFrame = connection.to_polars(
             windows.rows(seen, base, transform, start, end, accumulate(connection))
         )
     frame = frame.sort("at", maintain_order=True)
-    at = pl.from_epoch(pl.col("at") * 3600, time_unit="s").dt.replace_time_zone("UTC").cast(TIMESTAMP)
-    stamped = frame.with_columns(at.alias(EVENT_TIME), (at + settings.publication_delay).alias(CREATED))
+    at, delay = _instants("at", transform), publication_delay(transform, settings)
+    stamped = frame.with_columns(at.alias(EVENT_TIME), (at + delay).alias(CREATED))
     return stamped.select(list(feature_table(transform, settings).schema))
 
 
@@ -139,10 +151,10 @@ def _state_at(connection: Backend, transform: ViewTransform, instant: datetime, 
     newest = usable[-1] if usable else None
     base = scan(connection, snapshots, Window(newest, newest + HOUR)) if newest else None
     since = newest or _first_day(tile_table(transform, settings))
-    span = Window(since, instant) if since and since < instant else None
+    span = Moments(since, instant) if since and since < instant else None
     table = tile_table(transform, settings)
     recent = scan(connection, table, span) if span else ibis.memtable(pl.DataFrame(schema=table.schema))
-    return state.advance(base, _hours(recent), transform)
+    return state.advance(base, _numbered(recent, transform), transform)
 
 
 def _first_day(table: PartitionedTable) -> datetime | None:
@@ -162,19 +174,18 @@ def _with_state(transforms: Mapping[str, ViewTransform]) -> list[ViewTransform]:
     return [transform for transform in transforms.values() if transform.lifetime]
 
 
-def _hours(stored: ir.Table) -> ir.Table:
-    """Tiles with their hour as a number."""
-    return stored.mutate(tile_hour=(facts.seconds(stored[TILE_HOUR]) // 3600).cast("int64"))
+def _numbered(stored: ir.Table, transform: ViewTransform) -> ir.Table:
+    """Tiles with their step as a number."""
+    step = int(transform.step.total_seconds())
+    return stored.mutate(tile=(facts.seconds(stored[TILE_START]) // step).cast("int64"))
 
 
-def _to_table(frame: pl.DataFrame, table: PartitionedTable) -> pl.DataFrame:
-    hour = pl.from_epoch(pl.col(TILE_HOUR) * 3600, time_unit="s").dt.replace_time_zone("UTC").cast(TIMESTAMP)
-    return frame.with_columns(hour.alias(TILE_HOUR)).select(list(table.schema))
+def _to_table(frame: pl.DataFrame, transform: ViewTransform, settings: Settings) -> pl.DataFrame:
+    stamped = frame.with_columns(_instants("tile", transform).alias(TILE_START))
+    return stamped.select(list(tile_table(transform, settings).schema))
 
 
-def _hour(instant: datetime) -> int:
-    return (instant - BEGINNING) // HOUR
-
-
-def _instant(hour: int) -> datetime:
-    return BEGINNING + timedelta(hours=hour)
+def _instants(number: str, transform: ViewTransform) -> pl.Expr:
+    """The instants of a column of step numbers."""
+    seconds = pl.col(number) * int(transform.step.total_seconds())
+    return pl.from_epoch(seconds, time_unit="s").dt.replace_time_zone("UTC").cast(TIMESTAMP)

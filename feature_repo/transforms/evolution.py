@@ -31,9 +31,9 @@ from feature_repo.transforms import compute, versions
 from feature_repo.transforms.coverage import HistoryMissing, chunks, read_coverage
 from feature_repo.transforms.engine import engine
 from feature_repo.transforms.spec import NOW, Feature, Partial, Running, ViewTransform
-from feature_repo.transforms.tables import CREATED, EVENT_TIME, TILE_HOUR, feature_table, tile_table
+from feature_repo.transforms.tables import CREATED, EVENT_TIME, TILE_START, feature_table, row_window, tile_table
 from feature_repo.transforms.views import TRANSFORMS
-from feature_repo.window import HOUR, Window
+from feature_repo.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def rebuild(view: str, settings: Settings, check: Check, progress: Progress) -> 
         rows = compute.compute_rows(chunk, tiles, beside, {view: transform})[view]
         check(view, rows, chunk, beside)
         counts["tiles"] += tile_table(transform, beside).replace(chunk, tiles[view])
-        counts["rows"] += feature_table(transform, beside).replace(compute.row_window(chunk), rows)
+        counts["rows"] += feature_table(transform, beside).replace(row_window(chunk, transform), rows)
         compute.keep_states(chunk, beside, {view: transform})
         progress(f"{view}, {chunk}: {rows.height} feature rows computed")
     build = _next_build(view, settings)
@@ -161,7 +161,8 @@ def backfill_features(
     found = replace(found, added=tuple(name for name in found.added if name not in names))
     if problems := found.problems():
         raise versions.DefinitionChanged("; ".join(problems))
-    wanted = [name for name in transform.features if name in names and _begins_later(record, name, start)]
+    first = start + transform.step
+    wanted = [name for name in transform.features if name in names and _begins_later(record, name, first)]
     if not wanted:
         return {"view": view, "features": [], "rows": 0}
     rows = _make_columns(transform, wanted, start, settings, check, progress)
@@ -172,8 +173,8 @@ def backfill_features(
     return {"view": view, "features": wanted, "rows": rows, "kept": str(kept)}
 
 
-def _begins_later(record: versions.Record, name: str, start: datetime) -> bool:
-    return name not in record.features or record.features[name].available_from > start + HOUR
+def _begins_later(record: versions.Record, name: str, first: datetime) -> bool:
+    return name not in record.features or record.features[name].available_from > first
 
 
 def _make_columns(
@@ -186,7 +187,7 @@ def _make_columns(
     table, count = feature_table(transform, beside), 0
     for chunk, rows in _merged_rows(transform, old, start, settings, beside):
         check(transform.view, rows, chunk, beside)
-        count += table.replace(compute.row_window(chunk), rows)
+        count += table.replace(row_window(chunk, transform), rows)
         progress(f"{transform.view}, {chunk}: {rows.height} feature rows written")
     return count
 
@@ -199,14 +200,14 @@ def _make_tiles(transform: ViewTransform, old: ViewTransform, settings: Settings
         # Files are replaced, never written to, so two tables can share them.
         shutil.copytree(stored.root, target.root, copy_function=os.link, ignore=_not_rows, dirs_exist_ok=True)
         return
-    whole_hour = [transform.key, TILE_HOUR]
+    whole_tile = [transform.key, TILE_START]
     kept = [partial.column for partial in old.partials]
     only = replace(old, features={p.column: Feature("int64", (Running(p, None),), lambda n: n) for p in missing})
     for chunk in chunks(_covered(settings)):
-        tiles = stored.read(chunk).select(*whole_hour, *kept)
+        tiles = stored.read(chunk).select(*whole_tile, *kept)
         if missing:
             added = compute.compute_tiles(chunk, settings, {only.view: only})[only.view]
-            tiles = tiles.join(added, on=whole_hour, how="full", coalesce=True)
+            tiles = tiles.join(added, on=whole_tile, how="full", coalesce=True)
         nothing = [pl.col(p.column).fill_null(0) for p in transform.partials if p.kind != "last"]
         target.replace(chunk, tiles.with_columns(nothing))
 
@@ -230,11 +231,12 @@ def _merged_rows(
         _with_features(transform, [*timed, *new]).features,
         transform.heartbeat,
         transform.beat,
+        transform.step,
         transform,
     )
     before, nothing = pl.DataFrame(schema=stored.schema), _values_of_nothing(old, beside)
     for chunk in _cut_at(start, covered):
-        rows = stored.read(compute.row_window(chunk))
+        rows = stored.read(row_window(chunk, transform))
         if new and chunk.start >= start:
             tiles = {columns.view: tile_table(columns, beside).read(chunk)}
             made = compute.compute_rows(chunk, tiles, beside, {columns.view: columns})[columns.view]

@@ -1,6 +1,6 @@
-"""Facts: what became known about orders, each once, in the hour in which it first became known.
+"""Facts: what became known about orders, each once, at the instant at which it first became known.
 
-Grain: one row per order version that shows something new, and one per order's end. An order version shows facts (it was
+Grain: one row per order version that shows something new, one per order's end, and one per begin and end of a shift. An order version shows facts (it was
 placed, accepted, delivered ...); a fact belongs to the first version that shows it, with that version's values. Later
 corrections change labels, never history, so no hour ever has to be computed again.
 """
@@ -14,7 +14,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import polars as pl
 
-from feature_repo.transforms.spec import DAY
+from feature_repo.transforms.spec import DAY, HOUR
 from feature_repo.window import Window
 
 PLACED = "placed"
@@ -29,15 +29,25 @@ CLOSED = "closed"
 ABANDONED = "abandoned"
 """Open for `OPEN_AT_MOST`: no end of it has become known, so it is not counted as open any longer."""
 
+SHIFT_BEGAN = "shift_began"
+"""A driver's first delivery in a zone after none there for `SHIFT_ENDS_AFTER`."""
+SHIFT_ENDED = "shift_ended"
+"""No further delivery of a driver in a zone for `SHIFT_ENDS_AFTER`."""
+
 SHOWN = (PLACED, ACCEPTED, DECLINED, PICKED_UP, DELIVERED, CANCELLED)
 """Facts that a version shows."""
 ENDS = (CLOSED, ABANDONED)
 """Facts that follow from the time that passed."""
-FACTS = (*SHOWN, *ENDS)
+SHIFTS = (SHIFT_BEGAN, SHIFT_ENDED)
+"""Facts about a driver in a zone. Begun - ended is exactly the number of drivers who delivered there within that time:
+of how many different ones there were, sums over tiles could not tell."""
+FACTS = (*SHOWN, *ENDS, *SHIFTS)
 
 OPEN_AT_MOST = DAY
 """Every placed order ends, once: closed, or abandoned after this time. So placed - closed - abandoned is exactly the
 number of open orders, lost closings do not pile up, and the count can never fall below zero."""
+
+SHIFT_ENDS_AFTER = 2 * HOUR
 
 ENTITY_KEYS = ("restaurant_id", "driver_id", "customer_id", "zone_id")
 VALUES = (
@@ -48,9 +58,10 @@ VALUES = (
     "preparation_seconds",
     "on_time",
     "too_slow",
+    "asap",
 )
 """Integer columns of a fact, null where the version does not tell. The two durations are null for scheduled orders:
-how long those take says when they were wanted."""
+how long those take says when they were wanted. `asap` is 1 for the others."""
 
 _TIE_BREAKERS = (
     "updated_at",
@@ -73,7 +84,8 @@ def lookback(lateness_horizon: timedelta) -> timedelta:
     """How far before a window versions must be read so that its facts are exact.
 
     An accepted version is known at most the horizon after its order was placed, so a fact's first version is no further
-    back than that; and whether an order is open depends on a placing of up to `OPEN_AT_MOST` earlier.
+    back than that; and whether an order is open depends on a placing of up to `OPEN_AT_MOST` earlier, whether a driver is
+    on a shift on a delivery of up to `SHIFT_ENDS_AFTER` before, which is less.
     """
     return lateness_horizon + OPEN_AT_MOST
 
@@ -98,17 +110,16 @@ def facts(versions: ir.Table, window: Window, tied: pl.DataFrame) -> ir.Table:
     Returns
     -------
     ibis table
-        `known_hour` (full hours since 1970), `ENTITY_KEYS`, `VALUES`, and one boolean column per fact, named after it.
+        `known_second` (Unix), `ENTITY_KEYS`, `VALUES`, and one boolean column per fact, named after it.
         Several facts that became known together share a row; a fact is true in at most one row of its order.
     """
     start, end = int(window.start.timestamp()), int(window.end.timestamp())
     firsts = _first_shown(_in_order(_measure(versions), tied), back_to=start - int(OPEN_AT_MOST.total_seconds()))
-    shown = firsts.mutate(**{fact: ibis.literal(False) for fact in ENDS})
+    shown = firsts.mutate(**_none_of(*ENDS, *SHIFTS))
     columns = ["known_second", *ENTITY_KEYS, *VALUES, *FACTS]
-    known = ibis.union(shown.select(columns), _ends(firsts).select(columns), distinct=False)
+    known = ibis.union(*[part.select(columns) for part in (shown, _ends(firsts), _shifts(firsts))], distinct=False)
     anything = functools.reduce(operator.or_, [known[fact] for fact in FACTS])
-    inside = known.filter(known.known_second >= start, known.known_second < end, anything)
-    return inside.mutate(known_hour=(inside.known_second // 3600).cast("int64")).drop("known_second")
+    return known.filter(known.known_second >= start, known.known_second < end, anything)
 
 
 @ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
@@ -150,6 +161,7 @@ def _measure(versions: ir.Table) -> ir.Table:
         preparation_seconds=v.is_asap.ifelse(seconds(v.picked_up_at) - seconds(v.accepted_at), ibis.null("int64")),
         on_time=ibis.cases((late, ibis.null("int64")), (~late, 1)),
         too_slow=ibis.cases((late, 1), (~late, ibis.null("int64"))),
+        asap=ibis.cases((v.is_asap, 1), else_=ibis.null("int64")),
         **{f"shows_{fact}": shown for fact, shown in _shown(v).items()},
     )
 
@@ -196,9 +208,33 @@ def _ends(firsts: ir.Table) -> ir.Table:
     in_time = (placed.end_second < limit).fill_null(False)
     return placed.mutate(
         known_second=in_time.ifelse(placed.end_second, limit),
-        **{fact: ibis.literal(False) for fact in SHOWN},
+        **_none_of(*SHOWN, *SHIFTS),
         **{CLOSED: in_time, ABANDONED: ~in_time},
     )
+
+
+def _shifts(firsts: ir.Table) -> ir.Table:
+    """Begins and ends of the times in which a driver delivers in a zone."""
+    span = int(SHIFT_ENDS_AFTER.total_seconds())
+    made = firsts.filter(firsts[DELIVERED], firsts.driver_id.notnull(), firsts.zone_id.notnull())
+    there = ibis.window(group_by=["driver_id", "zone_id"], order_by=["known_second", "order_id"])
+    made = made.mutate(
+        before=made.known_second.lag().over(there),
+        after=made.known_second.lead().over(there),
+        **{name: ibis.null("int64") for name in VALUES},
+        **_none_of(*SHOWN, *ENDS),
+    )
+    begins = made.before.isnull() | (made.known_second - made.before > span)
+    ends = made.after.isnull() | (made.after - made.known_second > span)
+    return ibis.union(
+        made.mutate(**{SHIFT_BEGAN: begins, SHIFT_ENDED: ibis.literal(False)}),
+        made.mutate(known_second=made.known_second + span, **{SHIFT_BEGAN: ibis.literal(False), SHIFT_ENDED: ends}),
+        distinct=False,
+    )
+
+
+def _none_of(*facts: str) -> dict[str, ir.Value]:
+    return {fact: ibis.literal(False) for fact in facts}
 
 
 def _whole(value: ir.Value) -> ir.Value:

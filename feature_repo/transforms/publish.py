@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from config import Settings
-from feature_repo.transforms.compute import forget_states, keep_states, row_window
+from feature_repo.transforms.compute import forget_states, keep_states
 from feature_repo.transforms.coverage import (
     Coverage,
     HistoryChanged,
@@ -20,7 +20,7 @@ from feature_repo.transforms.coverage import (
     require_history,
     write_coverage,
 )
-from feature_repo.transforms.tables import feature_table, tile_table
+from feature_repo.transforms.tables import feature_table, row_window, tile_table
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import Window
 
@@ -72,7 +72,7 @@ def publish(
     written = {}
     for view, transform in TRANSFORMS.items():
         tile_table(transform, settings).replace(window, tiles[view])
-        written[view] = feature_table(transform, settings).replace(row_window(window), rows[view])
+        written[view] = feature_table(transform, settings).replace(row_window(window, transform), rows[view])
     keep_states(window, settings)
     write_coverage(_after(window, before, changes), settings)
     return written

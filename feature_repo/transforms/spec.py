@@ -1,6 +1,6 @@
 """The words in which a view's transform is written: measures of facts, summed over windows, finished into features.
 
-A *measure* turns facts into integers that add up; hourly tiles keep the sums. A *running value* is one such sum over a
+A *measure* turns facts into integers that add up; tiles, an hour wide or less, keep the sums. A *running value* is one such sum over a
 window that ends now, or over all time. A *feature* is a finishing expression of running values. So `mean(VALUE, WEEK)`
 says both what the tiles must keep and how to read it.
 
@@ -24,9 +24,12 @@ import ibis.expr.types as ir
 Kind = Literal["count", "sum", "squares", "last"]
 FeatureType = Literal["int64", "float64", "string"]
 
+MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 WEEK = 7 * DAY
+LIVE_STEP = 2 * MINUTE
+"""Width of the tiles of live views."""
 FIRST_BEAT = datetime(1970, 1, 5, tzinfo=UTC)
 """A Monday, so that weekly rows are those of Monday, 00:00 UTC."""
 LIFETIME = None
@@ -35,7 +38,7 @@ LIFETIME = None
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """One integer column of a tile: a count, sum, sum of squares or maximum over the facts of one hour."""
+    """One integer column of a tile: a count, sum, sum of squares or maximum over the facts of one step of time."""
 
     measure: Measure
     kind: Kind
@@ -57,12 +60,12 @@ class Running:
             return
         if self.partial.kind == "last":
             raise ValueError(f"{self.partial.column}: a maximum cannot leave a window, only LIFETIME can have one")
-        if self.window < HOUR or self.window % HOUR:
-            raise ValueError(f"{self.partial.column}: window {self.window} is not a number of full hours")
+        if self.window < MINUTE or self.window % MINUTE:
+            raise ValueError(f"{self.partial.column}: window {self.window} is not a number of full minutes")
 
     @property
     def column(self) -> str:
-        return f"{self.partial.column}_{'ever' if self.window is None else f'{hours(self.window)}h'}"
+        return f"{self.partial.column}_{'ever' if self.window is None else span_text(self.window)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +137,16 @@ class ViewTransform:
         An entity is alive as long as it had a tile in this last stretch of time. At least the longest finite window, so
         that no value in use ever outlives its TTL.
     beat : timedelta, optional
-        A live entity gets a row this often at least, every midnight unless given: full days, counted from `FIRST_BEAT`.
-        The view's time to live has to be longer.
+        A live entity gets a row this often at least, every midnight unless given, counted from `FIRST_BEAT`. The view's
+        time to live has to be longer.
+    step : timedelta, optional
+        Tiles are so wide, and rows lie on its multiples: an hour, or less for a view that is kept up to date between
+        the hourly runs (see `live`).
 
     Raises
     ------
     ValueError
-        The heartbeat is shorter than a window, or the beat is not a number of full days.
+        The heartbeat is shorter than a window; or a span is not a number of steps, or an hour is not.
     """
 
     view: str
@@ -148,10 +154,14 @@ class ViewTransform:
     features: Mapping[str, Feature]
     heartbeat: timedelta
     beat: timedelta = DAY
+    step: timedelta = HOUR
 
     def __post_init__(self) -> None:
-        if self.beat < DAY or self.beat % DAY:
-            raise ValueError(f"{self.view}: the beat {self.beat} is not a number of full days")
+        if self.step < MINUTE or HOUR % self.step:
+            raise ValueError(f"{self.view}: an hour is not a number of steps of {self.step}")
+        for what, span in (("beat", self.beat), ("heartbeat", self.heartbeat), *(("window", w) for w in self.windows)):
+            if span < self.step or span % self.step:
+                raise ValueError(f"{self.view}: the {what} {span} is not a number of full steps of {self.step}")
         if self.windows and self.heartbeat < self.windows[-1]:
             raise ValueError(f"{self.view}: the heartbeat {self.heartbeat} is shorter than window {self.windows[-1]}")
 
@@ -172,14 +182,23 @@ class ViewTransform:
         return sorted({running.window for running in self.running if running.window is not None})
 
     @property
+    def is_live(self) -> bool:
+        """Whether its rows come more often than the hourly run."""
+        return self.step < HOUR
+
+    def steps(self, span: timedelta) -> int:
+        """A span in steps."""
+        return span // self.step
+
+    @property
     def lifetime(self) -> list[Running]:
         """The running values that nothing leaves: the state that is carried from day to day."""
         return [running for running in self.running if running.window is None]
 
 
-def hours(span: timedelta) -> int:
-    """A span in full hours."""
-    return span // HOUR
+def span_text(span: timedelta) -> str:
+    """A span as part of a column's name: `168h`, `30m`."""
+    return f"{span // MINUTE}m" if span % HOUR else f"{span // HOUR}h"
 
 
 def count(measure: Measure, window: timedelta | None) -> Feature:

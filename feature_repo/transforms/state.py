@@ -24,10 +24,10 @@ def advance(base: ir.Table | None, tiles: ir.Table, transform: ViewTransform) ->
     Returns
     -------
     ibis table
-        The key, `last_tile` (the hour of the entity's last tile) and the lifetime partials, one row per entity.
+        The key, `last_tile` (the step of the entity's last tile) and the lifetime partials, one row per entity.
     """
     columns = [running.partial.column for running in transform.lifetime]
-    parts = [tiles.select(transform.key, *columns, last_tile=tiles.tile_hour)]
+    parts = [tiles.select(transform.key, *columns, last_tile=tiles.tile)]
     if base is not None:
         parts.append(base.select(transform.key, *columns, "last_tile"))
     both = ibis.union(*parts, distinct=False) if len(parts) > 1 else parts[0]

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import polars as pl
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
 from feature_repo.transforms.spec import FeatureType, ViewTransform
+from feature_repo.window import Moments, Window
 
 EVENT_TIME = "event_timestamp"
 """The instant `T` of a feature row: it holds what was known strictly before."""
 CREATED = "created"
 """When the row is promised to be online: training must not see it earlier."""
-TILE_HOUR = "tile_hour"
-"""The full hour in which a tile's facts became known."""
+TILE_START = "tile_start"
+"""When the step of time began in which a tile's facts became known."""
 AS_OF = "as_of"
 """The midnight before which a state's tiles lie."""
 
 DTYPES: dict[FeatureType, pl.DataType] = {"int64": pl.Int64(), "float64": pl.Float64(), "string": pl.String()}
 
 
+def publication_delay(transform: ViewTransform, settings: Settings) -> timedelta:
+    """How long after its instant a row of the view is promised to be online."""
+    return settings.live_publication_delay if transform.is_live else settings.publication_delay
+
+
+def row_window(window: Window, transform: ViewTransform) -> Window:
+    """The event times of the rows that a run over `window` writes: from its first step's end to its last one's."""
+    return Moments(window.start + transform.step, window.end + transform.step)
+
+
 def tile_table(transform: ViewTransform, settings: Settings) -> PartitionedTable:
-    """The tiles of one view. Grain: one entity and one hour in which something about it became known."""
+    """The tiles of one view. Grain: one entity and one step of time in which something about it became known."""
     partials = {partial.column: pl.Int64() for partial in transform.partials}
-    schema = {transform.key: pl.String(), TILE_HOUR: TIMESTAMP, **partials}
-    return PartitionedTable(settings.tiles / transform.view, TILE_HOUR, schema, [TILE_HOUR, transform.key])
+    schema = {transform.key: pl.String(), TILE_START: TIMESTAMP, **partials}
+    return PartitionedTable(settings.tiles / transform.view, TILE_START, schema, [TILE_START, transform.key])
 
 
 def feature_table(transform: ViewTransform, settings: Settings) -> PartitionedTable:

@@ -1,6 +1,6 @@
-"""Tiles: what the facts of one hour add up to, per entity. Integers only, so sums are exact and equal in any order.
+"""Tiles: what the facts of one step of time add up to, per entity. Integers only, so sums are exact and equal in any order.
 
-Grain of a view's tile table: one row per entity and hour in which a fact that the view uses became known.
+Grain of a view's tile table: one row per entity and step in which a fact that the view uses became known.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def tiles(facts: ir.Table, transform: ViewTransform) -> ir.Table:
     Returns
     -------
     ibis table
-        The key, `tile_hour` (full hours since 1970) and one int64 column per partial.
+        The key, `tile` (its step, counted from 1970) and one int64 column per partial.
     """
     used = sorted({partial.measure.fact for partial in transform.partials})
     any_used = functools.reduce(operator.or_, [facts[name] for name in used])
     relevant = facts.filter(facts[transform.key].notnull(), any_used)
-    return relevant.group_by(relevant[transform.key], tile_hour=relevant.known_hour).agg(
-        **{partial.column: _reduce(relevant, partial) for partial in transform.partials}
-    )
+    return relevant.group_by(
+        relevant[transform.key], tile=(relevant.known_second // int(transform.step.total_seconds())).cast("int64")
+    ).agg(**{partial.column: _reduce(relevant, partial) for partial in transform.partials})
 
 
 def _reduce(facts: ir.Table, partial: Partial) -> ir.Value:

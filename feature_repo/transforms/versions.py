@@ -20,12 +20,12 @@ import ibis.expr.operations as ops
 from config import Settings
 from feature_repo.orders.landing import write_atomically
 from feature_repo.transforms.coverage import read_coverage
-from feature_repo.transforms.spec import Feature, Now, Running, ViewTransform, hours
-from feature_repo.transforms.tables import feature_table, tile_table
+from feature_repo.transforms.spec import Feature, Now, Running, ViewTransform, span_text
+from feature_repo.transforms.tables import feature_table, row_window, tile_table
 from feature_repo.transforms.views import TRANSFORMS
-from feature_repo.window import HOUR, Window, as_utc
+from feature_repo.window import Window, as_utc
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 """Version of what all views share: `facts`, `tiles` and `windows`. Raise it when the same orders lead to other values
 or other rows; not for a change that only makes them faster. A test holds results against it."""
 FILE = "_definition.json"
@@ -78,7 +78,7 @@ class Differences:
         told = []
         if self.rows:
             told.append(
-                f"{self.view} has another key, heartbeat, beat or shared logic (its rows were made under "
+                f"{self.view} has another key, heartbeat, beat, step or shared logic (its rows were made under "
                 f"{self.rows[0]}, the code says {self.rows[1]}): run `{rebuild_command(self.view)}`"
             )
         told += [
@@ -112,7 +112,7 @@ def fingerprint(feature: Feature) -> str:
 
 def rows_fingerprint(transform: ViewTransform) -> str:
     """A hash of what decides which rows a view has, apart from its features."""
-    return _hash([transform.key, hours(transform.heartbeat), hours(transform.beat), LOGIC_VERSION])
+    return _hash([transform.key, *map(span_text, (transform.heartbeat, transform.beat, transform.step)), LOGIC_VERSION])
 
 
 def fingerprints(transforms: Mapping[str, ViewTransform] = TRANSFORMS) -> dict[str, dict[str, str]]:
@@ -175,7 +175,7 @@ def note_span(window: Window, settings: Settings) -> None:
         if record is None:
             write_record(new_record(transform, window.start, since=window.start, build=1), settings)
             continue
-        longer = {name: _extended(found, window) for name, found in record.features.items()}
+        longer = {name: _extended(found, row_window(window, transform)) for name, found in record.features.items()}
         if longer != record.features:
             write_record(replace(record, features=longer), settings)
 
@@ -183,7 +183,8 @@ def note_span(window: Window, settings: Settings) -> None:
 def new_record(transform: ViewTransform, start: datetime, since: datetime, build: int) -> Record:
     """The record of tables whose rows, from the hour that begins at `start`, are all made under this definition."""
     made = {
-        name: FeatureRecord(fingerprint(feature), start + HOUR, since) for name, feature in transform.features.items()
+        name: FeatureRecord(fingerprint(feature), start + transform.step, since)
+        for name, feature in transform.features.items()
     }
     return Record(transform.view, build, rows_fingerprint(transform), made)
 
@@ -262,9 +263,9 @@ def _problems(view: str, settings: Settings) -> list[str]:
     return differences(transform, record).problems()
 
 
-def _extended(found: FeatureRecord, window: Window) -> FeatureRecord:
-    first, after = window.start + HOUR, window.end + HOUR
-    return replace(found, available_from=first) if first < found.available_from <= after else found
+def _extended(found: FeatureRecord, rows: Window) -> FeatureRecord:
+    earlier = rows.start < found.available_from <= rows.end
+    return replace(found, available_from=rows.start) if earlier else found
 
 
 def _feature_record(content: Mapping[str, str]) -> FeatureRecord:
@@ -275,7 +276,7 @@ def _use(use: Running | Now) -> list[Any]:
     if isinstance(use, Now):
         return ["now"]
     measure = use.partial.measure
-    window = "ever" if use.window is None else hours(use.window)
+    window = "ever" if use.window is None else span_text(use.window)
     return [measure.name, measure.fact, measure.value, measure.per_unit, use.partial.kind, window]
 
 

@@ -1,10 +1,10 @@
 """Feature rows: running sums over tiles that enter and leave the windows of a view.
 
-A tile of hour `h` is known from `T = h + 1` on, and leaves a window of length `W` at `T = h + 1 + W`. Adding what
+A tile of step `h` is known from `T = h + 1` on, and leaves a window of length `W` at `T = h + 1 + W`. Adding what
 enters and taking off what leaves, in the order of `T`, gives every window's sum at every instant at which one changes;
 as the sums are integers, they are exactly those of a sum from nothing.
 
-All instants here are full hours since 1970.
+All instants and lengths here are numbers of the view's steps, instants counted from 1970.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import ibis
 import ibis.expr.types as ir
 
 from feature_repo.transforms.running import Accumulate
-from feature_repo.transforms.spec import FIRST_BEAT, NOW, Now, Running, ViewTransform, hours
-
-FIRST_BEAT_HOUR = int(FIRST_BEAT.timestamp()) // 3600
+from feature_repo.transforms.spec import FIRST_BEAT, NOW, Now, Running, ViewTransform
 
 
 def rows(
@@ -26,7 +24,7 @@ def rows(
     Parameters
     ----------
     tiles : ibis table
-        The view's tiles with `start - longest window (or heartbeat, without a base) <= tile_hour < end`.
+        The view's tiles with `start - longest window (or heartbeat, without a base) <= tile < end`.
     base : ibis table or None
         The state as of `start` (see `state`); None for a view that carries none.
     transform : ViewTransform
@@ -42,7 +40,7 @@ def rows(
         tile is younger than the heartbeat.
     """
     parts = [_standing(tiles, transform, start), _entering(tiles, transform, start)]
-    parts += [_leaving(tiles, transform, hours(window), start, end) for window in transform.windows]
+    parts += [_leaving(tiles, transform, transform.steps(window), start, end) for window in transform.windows]
     if base is not None:
         parts.append(_carried(base, transform, start))
     maxima = [running.column for running in transform.running if running.partial.kind == "last"]
@@ -53,16 +51,16 @@ def rows(
 
 
 def read_from(transform: ViewTransform, start: int) -> int:
-    """The first tile hour that the rows after `start` depend on, beyond what the carried state tells."""
-    spans = [hours(window) for window in transform.windows]
+    """The first tile that the rows after `start` depend on, beyond what the carried state tells."""
+    spans = [transform.steps(window) for window in transform.windows]
     if not transform.lifetime:
-        spans.append(hours(transform.heartbeat))
+        spans.append(transform.steps(transform.heartbeat))
     return start - max(spans, default=0)
 
 
 def _standing(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
     """What the tiles before `start` add up to then, in one row per key: the windows begin with it."""
-    old = tiles.filter(tiles.tile_hour < start)
+    old = tiles.filter(tiles.tile < start)
 
     def value(running: Running) -> ir.Value:
         partial = old[running.partial.column]
@@ -70,39 +68,39 @@ def _standing(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table
             return partial.max()
         if running.window is None:
             return _whole(0)  # in the base already
-        return ibis.coalesce(partial.sum(where=old.tile_hour + 1 + hours(running.window) > start), 0)
+        return ibis.coalesce(partial.sum(where=old.tile + 1 + transform.steps(running.window) > start), 0)
 
     return old.group_by(key=old[transform.key]).agg(
         at=_whole(start),
-        last_tile=old.tile_hour.max(),
+        last_tile=old.tile.max(),
         **{running.column: value(running) for running in transform.running},
     )
 
 
 def _entering(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
-    new = tiles.filter(tiles.tile_hour >= start)
+    new = tiles.filter(tiles.tile >= start)
     return new.select(
         key=new[transform.key],
-        at=new.tile_hour + 1,
-        last_tile=new.tile_hour,
+        at=new.tile + 1,
+        last_tile=new.tile,
         **{running.column: new[running.partial.column] for running in transform.running},
     )
 
 
 def _leaving(tiles: ir.Table, transform: ViewTransform, window: int, start: int, end: int) -> ir.Table:
-    out = tiles.tile_hour + 1 + window
+    out = tiles.tile + 1 + window
     gone = tiles.filter(out > start, out <= end)
 
     def value(running: Running) -> ir.Value:
         if running.partial.kind == "last":
             return ibis.null("int64")
-        leaves = running.window is not None and hours(running.window) == window
+        leaves = running.window is not None and transform.steps(running.window) == window
         return -gone[running.partial.column] if leaves else _whole(0)
 
     return gone.select(
         key=gone[transform.key],
-        at=gone.tile_hour + 1 + window,
-        last_tile=gone.tile_hour,
+        at=gone.tile + 1 + window,
+        last_tile=gone.tile,
         **{running.column: value(running) for running in transform.running},
     )
 
@@ -121,10 +119,10 @@ def _carried(base: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
 
 def _with_heartbeats(sums: ir.Table, transform: ViewTransform, end: int) -> ir.Table:
     """Each row again at every beat at which it still holds and its entity is alive."""
-    beat = hours(transform.beat)
-    next_beat = ((sums.at - FIRST_BEAT_HOUR) // beat + 1) * beat + FIRST_BEAT_HOUR
+    beat, first = transform.steps(transform.beat), int(FIRST_BEAT.timestamp() // transform.step.total_seconds())
+    next_beat = ((sums.at - first) // beat + 1) * beat + first
     until = ibis.coalesce(sums.until, _whole(end + 1))
-    beyond = ibis.least(until, sums.last_tile + hours(transform.heartbeat) + 1)
+    beyond = ibis.least(until, sums.last_tile + transform.steps(transform.heartbeat) + 1)
     beats = ibis.range(next_beat, ibis.greatest(beyond, next_beat), beat)
     # By key while there are few rows: all of them then need to be sorted by the instant only.
     return sums.order_by("key").mutate(at=ibis.array([sums.at]).concat(beats).unnest())
@@ -134,7 +132,7 @@ def _finish(sums: ir.Table, transform: ViewTransform) -> ir.Table:
     def value(use: Running | Now) -> ir.Value:
         return sums[use.column]
 
-    sums = sums.mutate(**{NOW.column: sums.at * 3600})
+    sums = sums.mutate(**{NOW.column: sums.at * int(transform.step.total_seconds())})
     return sums.select(
         sums["key"].name(transform.key),
         sums["at"],

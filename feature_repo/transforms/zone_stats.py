@@ -1,7 +1,19 @@
-"""How congested a delivery zone is."""
+"""How congested a delivery zone is, as of the last full hour."""
+
+from typing import Any
+
+import ibis.expr.types as ir
 
 from feature_repo.transforms.measures import ABANDONED, CLOSED, DELIVERED, DELIVERY_MINUTES, PLACED
 from feature_repo.transforms.spec import DAY, HOUR, LIFETIME, WEEK, Feature, ViewTransform, count, mean
+
+OPEN_ORDERS = (PLACED.count(LIFETIME), CLOSED.count(LIFETIME), ABANDONED.count(LIFETIME))
+
+
+def open_orders(placed: Any, closed: Any, abandoned: Any) -> ir.Value:
+    """Every placed order ends exactly once (see `facts.OPEN_AT_MOST`), so the difference is the orders still open."""
+    return placed - closed - abandoned
+
 
 TRANSFORM = ViewTransform(
     view="zone_stats",
@@ -14,11 +26,6 @@ TRANSFORM = ViewTransform(
         "delivery_minutes_mean_1h": mean(DELIVERY_MINUTES, HOUR),
         "delivery_minutes_mean_24h": mean(DELIVERY_MINUTES, DAY),
         "delivery_minutes_mean_7d": mean(DELIVERY_MINUTES, WEEK),
-        # Every placed order ends exactly once (see `facts.OPEN_AT_MOST`), so the difference is the orders still open.
-        "open_order_count": Feature(
-            "int64",
-            (PLACED.count(LIFETIME), CLOSED.count(LIFETIME), ABANDONED.count(LIFETIME)),
-            lambda placed, closed, abandoned: placed - closed - abandoned,
-        ),
+        "open_order_count": Feature("int64", OPEN_ORDERS, open_orders),
     },
 )

@@ -51,7 +51,7 @@ def delivered_asap_orders(placed: Window, as_of: datetime, settings: Settings) -
 
 SPEC = ModelSpec(
     name="delivery_time",
-    feature_service="delivery_time_v1",
+    feature_service="delivery_time_v2",
     population=delivered_asap_orders,
     row_id="order_id",
     instant="placed_at",

@@ -150,7 +150,7 @@ BREAKERS: dict[str, Breaker] = {
     "key_not_null": features(shop_id=[None]),
     "event_timestamp_not_null": features(event_timestamp=[None]),
     "event_timestamp_in_window": features(event_timestamp=[NOON], created=[NOON + minutes(10)]),
-    "on_the_hour": features(event_timestamp=[NOON + minutes(59)], created=[NOON + minutes(69)]),
+    "on_the_step": features(event_timestamp=[NOON + minutes(59)], created=[NOON + minutes(69)]),
     "created_after_delay": features(created=[NOON + HOUR]),
     "one_row_per_key": features(2, shop_id=["a", "a"]),
     "feature_finite": features(rate_7d=[float("nan")]),

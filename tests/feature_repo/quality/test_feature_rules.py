@@ -71,7 +71,7 @@ def test_an_empty_frame_passes(settings):
             "event_timestamp=2026-05-04 14:00:00+00:00",
         ),
         (
-            "on_the_hour",
+            "on_the_step",
             {"event_timestamp": [NOON + minutes(59)], "created": [NOON + minutes(69)]},
             "event_timestamp=2026-05-04 12:59:00+00:00",
         ),

@@ -52,7 +52,7 @@ def overwritten(path: Path) -> None:
 
 
 def in_another_schema(path: Path) -> None:
-    pl.read_parquet(path).drop("known_at" if "orders" in str(path) else "tile_hour").write_parquet(path)
+    pl.read_parquet(path).drop("known_at" if "orders" in str(path) else "tile_start").write_parquet(path)
 
 
 def in_nanoseconds(path: Path) -> None:

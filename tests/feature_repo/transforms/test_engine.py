@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from config import Settings
 from feature_repo.transforms import compute
 from feature_repo.transforms.engine import EngineMissing, engine
-from feature_repo.transforms.tables import feature_table, state_table, tile_table
+from feature_repo.transforms.tables import feature_table, row_window, state_table, tile_table
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import DAY, Window
 from tests.feature_repo.transforms import histories
@@ -50,7 +50,7 @@ def _computed(settings: Settings) -> Settings:
         rows = compute.compute_rows(chunk, tiles, settings)
         for view, transform in TRANSFORMS.items():
             tile_table(transform, settings).replace(chunk, tiles[view])
-            feature_table(transform, settings).replace(compute.row_window(chunk), rows[view])
+            feature_table(transform, settings).replace(row_window(chunk, transform), rows[view])
         compute.keep_states(chunk, settings)
     return settings
 

@@ -1,0 +1,234 @@
+"""Live views between the hourly runs: values of two minutes ago, from orders that have landed since the last hour.
+
+The lake and the offline rows stay the hourly run's, which computes every step of its hour by the same functions from the
+same versions. A refresh at an instant computes the rows up to then from what has landed since the last hour that is
+computed, and writes the newest of each entity online. What it wrote is kept for a week, so that the hourly run can hold
+it against the offline rows: `compare`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from config import Settings
+from feature_repo.lake import TIMESTAMP, PartitionedTable
+from feature_repo.window import DAY, HOUR, Moments, Window, as_utc, floor
+
+logger = logging.getLogger(__name__)
+
+LONGEST_TAIL = 6 * HOUR
+"""Further behind, the hourly run has stopped: there is no point in computing a day every two minutes."""
+WRITTEN_FOR = 7 * DAY
+"""How long it is kept what was written."""
+WRITTEN_AT = "written_as_of"
+MINUTE = timedelta(minutes=1)
+POLL_SECONDS = 2.0
+MAX_DIFFERENT_SHARE = 0.01
+"""Of the values that were served: an order that was found late is no reason for an alarm, a defect is."""
+
+
+class LiveUnavailable(RuntimeError):
+    """Live values cannot be computed now; the message says what has to happen first."""
+
+
+def refresh(as_of: datetime, settings: Settings) -> dict[str, Any]:
+    """Bring the newest row of each entity of each live view online, as of an instant on a full step.
+
+    Returns
+    -------
+    dict
+        `as_of`, and `rows` by view: how many were written.
+
+    Raises
+    ------
+    SourceNotReady
+        The landing folder is not complete up to `as_of`; a later try may succeed.
+    LiveUnavailable
+        No hour has been computed, or the last one lies too far back.
+    DefinitionChanged
+        The rows on disk were made under other definitions.
+    OnlineStoreUnavailable
+        Redis does not answer.
+    """
+    from feature_repo.transforms.coverage import read_coverage
+
+    as_of = as_utc(as_of)
+    coverage = read_coverage(settings)
+    rows = rows_until(as_of, settings)
+    if coverage != read_coverage(settings):
+        # The hourly run has published meanwhile: what was read may be of two hours.
+        rows = rows_until(as_of, settings)
+    return bring_online(rows, as_of, settings)
+
+
+def rows_until(as_of: datetime, settings: Settings) -> dict[str, pl.DataFrame]:
+    """The rows of live views after the last computed hour and up to an instant, by view; raises as `refresh`."""
+    from feature_repo.orders.landing import read_landing
+    from feature_repo.quality.orders import acceptable_orders
+    from feature_repo.transforms.compute import compute_rows, compute_tiles
+    from feature_repo.transforms.versions import require_current
+    from feature_repo.transforms.views import LIVE
+
+    require_current(settings)
+    known = _computed_until(as_of, settings)
+    if as_of <= known:
+        return {}
+    since = Moments(known, as_of)
+    landed = acceptable_orders(read_landing(since, settings), since, settings)
+    return compute_rows(since, compute_tiles(since, settings, LIVE, landed), settings, LIVE)
+
+
+def bring_online(rows: Mapping[str, pl.DataFrame], as_of: datetime, settings: Settings) -> dict[str, Any]:
+    """Write the newest row of each entity as of an instant: of `rows`, where there is one, else of the offline rows."""
+    from feature_repo.store import feature_store
+    from feature_repo.stores import materialize
+    from feature_repo.transforms.tables import EVENT_TIME, feature_table
+    from feature_repo.transforms.views import LIVE
+
+    store, written = feature_store(settings), {}
+    for view in store.list_batch_feature_views():
+        if view.name not in LIVE:
+            continue
+        transform = LIVE[view.name]
+        alive = Moments(as_of - (view.ttl or DAY), as_of + MINUTE)
+        offline = feature_table(transform, settings).read(alive)
+        known = pl.concat([offline, rows[view.name]]) if view.name in rows else offline
+        newest = known.filter(pl.col(EVENT_TIME) <= as_of).sort(EVENT_TIME).unique(transform.key, keep="last")
+        materialize.bring_online(newest, view, store)
+        _note(newest, as_of, transform, settings)
+        written[view.name] = newest.height
+    return {"as_of": as_of.isoformat(), "rows": written}
+
+
+def follow(
+    until: datetime,
+    settings: Settings,
+    clock: Callable[[], datetime],
+    wait: Callable[[float], object] = time.sleep,
+) -> dict[str, Any]:
+    """Refresh at every step until an instant, each as soon as its orders have landed.
+
+    A step is left out when the source is so late that the next one has begun: its values would be outranked at once.
+
+    Parameters
+    ----------
+    until : datetime
+        The first step that somebody else will do.
+    settings : Settings
+    clock : callable
+        Returns the present instant.
+    wait : callable, optional
+        Sleeps so many seconds.
+
+    Returns
+    -------
+    dict
+        `refreshed` and `left_out`: numbers of steps.
+
+    Raises
+    ------
+    SourceNotReady
+        Not a single step could be done, because the source was late at each.
+    LiveUnavailable, DefinitionChanged, OnlineStoreUnavailable
+        As in `refresh`.
+    """
+    from feature_repo.orders.landing import SourceNotReady
+    from feature_repo.transforms.spec import LIVE_STEP
+
+    counts, late = {"refreshed": 0, "left_out": 0}, None
+    step = floor(clock(), LIVE_STEP)
+    while step < until:
+        try:
+            told = refresh(step, settings)
+            counts["refreshed"] += 1
+            logger.info("live values as of %s: %s", told["as_of"], told["rows"])
+        except SourceNotReady as error:
+            late = error
+            if clock() < step + LIVE_STEP:
+                wait(POLL_SECONDS)
+                continue
+            counts["left_out"] += 1
+            logger.warning("no live values as of %s: %s", step.isoformat(), error)
+        step = max(step + LIVE_STEP, floor(clock(), LIVE_STEP))
+        if step < until:
+            wait(max(0.0, (step - clock()).total_seconds()))
+    if late is not None and not counts["refreshed"]:
+        raise late
+    return counts
+
+
+def compare(window: Window, settings: Settings) -> dict[str, Any]:
+    """Hold what was written online in a window's steps against the offline rows that have been computed since.
+
+    Returns
+    -------
+    dict
+        By view: `refreshes`, `compared` (values), `different`, `examples`; `passed`, and `reasons` if not.
+    """
+    from feature_repo.transforms.tables import EVENT_TIME, feature_table, row_window
+    from feature_repo.transforms.views import LIVE
+
+    report: dict[str, Any] = {"views": {}, "reasons": []}
+    for view, transform in LIVE.items():
+        span = row_window(window, transform)
+        noted = _written_table(transform, settings).read(Moments(span.start, span.end))
+        own = noted.filter(pl.col(EVENT_TIME).is_between(span.start, span.end, closed="left"))
+        served = own.unique([transform.key, EVENT_TIME], keep="last").drop(WRITTEN_AT)
+        both = served.join(
+            feature_table(transform, settings).read(span),
+            on=[transform.key, EVENT_TIME],
+            how="left",
+            suffix="__offline",
+        )
+        unequal = {name: pl.col(name).ne_missing(pl.col(f"{name}__offline")) for name in transform.features}
+        different = both.select(unequal.values()).sum().sum_horizontal().sum() if both.height else 0
+        wrong = both.filter(pl.any_horizontal(unequal.values())).head(3) if both.height else both
+        compared = both.height * len(transform.features)
+        report["views"][view] = {
+            "refreshes": noted[WRITTEN_AT].n_unique(),
+            "compared": compared,
+            "different": int(different),
+            "examples": wrong.to_dicts(),
+        }
+        if compared and different / compared > MAX_DIFFERENT_SHARE:
+            report["reasons"].append(
+                f"{view}: {different} of {compared} values served within {window} differ from the offline rows "
+                f"({different / compared:.2%}, at most {MAX_DIFFERENT_SHARE:.0%} allowed)"
+            )
+    return {**report, "passed": not report["reasons"]}
+
+
+def _computed_until(as_of: datetime, settings: Settings) -> datetime:
+    from feature_repo.transforms.coverage import read_coverage
+
+    coverage = read_coverage(settings)
+    if coverage is None:
+        raise LiveUnavailable("no hour has been computed yet: the first run of the hourly pipeline does it")
+    if as_of - coverage.until > LONGEST_TAIL:
+        raise LiveUnavailable(
+            f"the last computed hour ends at {coverage.until.isoformat()}, more than {LONGEST_TAIL} before "
+            f"{as_of.isoformat()}: run the hourly pipeline first, it fills the gap"
+        )
+    return coverage.until
+
+
+def _written_table(transform: Any, settings: Settings) -> PartitionedTable:
+    """What was brought online. Grain: one entity and one refresh."""
+    from feature_repo.transforms.tables import feature_table
+
+    schema = {WRITTEN_AT: TIMESTAMP, **feature_table(transform, settings).schema}
+    return PartitionedTable(settings.live / transform.view, WRITTEN_AT, schema, [WRITTEN_AT, transform.key])
+
+
+def _note(rows: pl.DataFrame, as_of: datetime, transform: Any, settings: Settings) -> None:
+    table = _written_table(transform, settings)
+    table.replace(Moments(as_of, as_of + MINUTE), rows.with_columns(pl.lit(as_of, TIMESTAMP).alias(WRITTEN_AT)))
+    old = floor(as_of - WRITTEN_FOR, DAY)
+    if table.file(old).exists():
+        table.replace(Moments(old, old + DAY), pl.DataFrame(schema=table.schema))
