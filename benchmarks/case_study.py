@@ -187,7 +187,8 @@ CONTENDERS = {
     "ours": Ours(),
     "without the restaurant's history": Ours("restaurant_stats"),
     "without the customer's history": Ours("customer_stats"),
-    "without the zone's last hours": Ours("zone_stats"),
+    "without the zone at this moment": Ours("zone_live"),
+    "without the zone's last days": Ours("zone_stats"),
     "without the time of day": Ours("request_features"),
 }
 

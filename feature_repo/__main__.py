@@ -1,5 +1,5 @@
 """Command line of the feature pipeline: `python -m feature_repo backfill|recompute|run|materialize START END`, `apply`,
-`backfill-feature VIEW.FEATURE ...`, `rebuild VIEW`.
+`backfill-feature VIEW.FEATURE ...`, `rebuild VIEW`, `refresh`.
 
 START and END are instants with a time zone, on the full hour, for example 2026-05-01T00:00+00:00.
 """
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     added.add_argument("--start", help="compute from this hour on (default: from the first computed one)")
     changed = commands.add_parser("rebuild", help="compute a view's tables anew under a changed definition")
     changed.add_argument("view", metavar="VIEW")
+    live = commands.add_parser("refresh", help="bring the live views online, from what has landed since the last hour")
+    live.add_argument("--as-of", help="an instant on a full step (default: the last one whose orders have landed)")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # Deprecations inside of libraries, which Feast switches on for everybody: nothing that the reader could mend.
@@ -60,6 +62,10 @@ def _execute(chosen: argparse.Namespace, settings: Settings) -> object:
         from feature_repo.store import apply
 
         return apply(settings)
+    if chosen.command == "refresh":
+        from feature_repo import live
+
+        return live.refresh(as_utc(chosen.as_of) if chosen.as_of else live.landed_until(settings), settings)
     if chosen.command == "rebuild":
         return pipeline.rebuild(chosen.view, settings, _show)
     if chosen.command == "backfill-feature":

@@ -1,7 +1,7 @@
 """Live views between the hourly runs: values of two minutes ago, from orders that have landed since the last hour.
 
-The lake and the offline rows stay the hourly run's, which computes every step of its hour by the same functions from the
-same versions. A refresh at an instant computes the rows up to then from what has landed since the last hour that is
+The lake and the offline rows stay the hourly run's, which computes every step of its hour by the same functions from
+the same versions. A refresh at an instant computes the rows up to then from what has landed since the last hour that is
 computed, and writes the newest of each entity online. What it wrote is kept for a week, so that the hourly run can hold
 it against the offline rows: `compare`.
 """
@@ -55,16 +55,50 @@ def refresh(as_of: datetime, settings: Settings) -> dict[str, Any]:
         The rows on disk were made under other definitions.
     OnlineStoreUnavailable
         Redis does not answer.
+    ValueError
+        `as_of` is not on a full step.
     """
     from feature_repo.transforms.coverage import read_coverage
+    from feature_repo.transforms.spec import LIVE_STEP
 
     as_of = as_utc(as_of)
+    if as_of != floor(as_of, LIVE_STEP):
+        raise ValueError(f"{as_of.isoformat()} is not on a full step of {LIVE_STEP}")
     coverage = read_coverage(settings)
     rows = rows_until(as_of, settings)
     if coverage != read_coverage(settings):
         # The hourly run has published meanwhile: what was read may be of two hours.
         rows = rows_until(as_of, settings)
     return bring_online(rows, as_of, settings)
+
+
+def landed_until(settings: Settings) -> datetime:
+    """The last full step for which all orders have landed.
+
+    Raises
+    ------
+    LiveUnavailable
+        None have landed at all.
+    """
+    from feature_repo.orders.landing import read_watermark
+    from feature_repo.transforms.spec import LIVE_STEP
+
+    landed = read_watermark(settings)
+    if landed is None:
+        raise LiveUnavailable("no orders have landed yet: bring some in with `make ingest`, or start the simulator")
+    return floor(landed.complete_until, LIVE_STEP)
+
+
+def why_not(as_of: datetime, settings: Settings) -> str | None:
+    """Why there is nothing to refresh, which is no fault: before the first hourly run, or if the source is not live."""
+    from feature_repo.transforms.coverage import read_coverage
+
+    if read_coverage(settings) is None:
+        return "no hour has been computed yet"
+    landed = landed_until(settings)
+    if landed < as_of - HOUR:
+        return f"the source's orders end at {landed.isoformat()}: it does not send those of these minutes"
+    return None
 
 
 def rows_until(as_of: datetime, settings: Settings) -> dict[str, pl.DataFrame]:
@@ -135,7 +169,9 @@ def follow(
     ------
     SourceNotReady
         Not a single step could be done, because the source was late at each.
-    LiveUnavailable, DefinitionChanged, OnlineStoreUnavailable
+    LiveUnavailable
+        As in `refresh`; or it was too late for any step.
+    DefinitionChanged, OnlineStoreUnavailable
         As in `refresh`.
     """
     from feature_repo.orders.landing import SourceNotReady
@@ -158,8 +194,8 @@ def follow(
         step = max(step + LIVE_STEP, floor(clock(), LIVE_STEP))
         if step < until:
             wait(max(0.0, (step - clock()).total_seconds()))
-    if late is not None and not counts["refreshed"]:
-        raise late
+    if not counts["refreshed"]:
+        raise late or LiveUnavailable(f"no step was left before {until.isoformat()}: the next run does the later ones")
     return counts
 
 

@@ -238,10 +238,11 @@ def materialize(window: Window, settings: Settings) -> Result:
 
 
 def audit_online(window: Window, settings: Settings) -> Result:
-    """Compare online values with the offline answer for a sample of entities.
+    """Compare online values with the offline answer for a sample of entities, and what was served of live views.
 
     When an old window is run again, Redis holds what later hours brought, and is compared as of the newest of them.
     """
+    from feature_repo import live
     from feature_repo.stores import audit
     from feature_repo.transforms.coverage import read_coverage
 
@@ -249,7 +250,9 @@ def audit_online(window: Window, settings: Settings) -> Result:
     coverage = read_coverage(settings)
     as_of = max(window.end, coverage.until) if coverage else window.end
     report: Result = audit.audit(as_of, settings).to_dict()
-    return report
+    served = live.compare(window, settings)
+    reasons = [*report["reasons"], *served["reasons"]]
+    return {**report, "live": served["views"], "reasons": reasons, "passed": not reasons}
 
 
 def run_window(window: Window, settings: Settings, progress: Progress = logger.info) -> Result:

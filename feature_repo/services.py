@@ -5,7 +5,7 @@ from feast import FeatureService
 from feature_repo.on_demand import request_features
 from feature_repo.views import customer_stats, driver_stats, restaurant_stats, zone_live, zone_stats
 
-HISTORY = [
+ENTITIES = [
     restaurant_stats,
     driver_stats,
     # Not the segment, a word made of the counts beside it; nor the lifetime sums, which grow with the age of the
@@ -18,21 +18,26 @@ HISTORY = [
             "days_since_last_order",
         ]
     ],
-    zone_stats,
 ]
 DELIVERY_TIME = {"owner": "marketplace-data", "model": "delivery_time"}
 
 delivery_time_v1 = FeatureService(
     name="delivery_time_v1",
-    features=[*HISTORY, request_features],
+    features=[*ENTITIES, zone_stats, request_features],
     description="Inputs of the model that predicts how many minutes a delivery takes, at the instant of the order.",
     tags=DELIVERY_TIME,
 )
 
 delivery_time_v2 = FeatureService(
     name="delivery_time_v2",
-    features=[*HISTORY, zone_live, request_features],
-    description="As delivery_time_v1, and the congestion of the zone at this moment.",
+    features=[
+        *ENTITIES,
+        # Of the last full hour it would tell nothing that the live view does not tell better.
+        zone_stats[["order_count_7d", "delivery_minutes_mean_24h", "delivery_minutes_mean_7d"]],
+        zone_live,
+        request_features,
+    ],
+    description="As delivery_time_v1, with the congestion of the zone at this moment in place of the last full hour's.",
     tags=DELIVERY_TIME,
 )
 

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from config.settings import ROOT, Settings, get_settings
-from feature_repo.window import DAY, HOUR, Window, floor_hour
+from feature_repo.window import DAY, HOUR, Window, as_utc, floor, floor_hour
 from stack.processes import Service, ServiceError
 from stack.summary import summary
 
@@ -292,7 +293,7 @@ def _live(settings: Settings, live: Window, story: Story, narrator: Narrator) ->
     from feature_repo import pipeline
 
     for step in _steps(live):
-        answers = _predict(settings, _placed(settings, step))
+        answers = _predict_in_turn(settings, step)
         predicted = sum(answer["prediction"] is not None for answer in answers)
         told = pipeline.run_window(step, settings, lambda _: None)
         story.predictions += predicted
@@ -327,6 +328,22 @@ def _placed(settings: Settings, window: Window) -> list[dict[str, Any]]:
         {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
         for row in rows.iter_rows(named=True)
     ]
+
+
+def _predict_in_turn(settings: Settings, window: Window) -> list[dict[str, Any]]:
+    """Answers for the orders placed in a window, each asked for when live values are what they were at its instant."""
+    from feature_repo.live import bring_online, rows_until
+    from feature_repo.transforms.spec import LIVE_STEP
+
+    def newest(order: dict[str, Any]) -> datetime:
+        return floor(as_utc(order["placed_at"]) - settings.live_publication_delay, LIVE_STEP)
+
+    rows, answers = rows_until(window.end, settings), []
+    for as_of, orders in groupby(_placed(settings, window), newest):
+        if as_of > window.start:
+            bring_online(rows, as_of, settings)
+        answers += _predict(settings, list(orders))
+    return answers
 
 
 def _predict(settings: Settings, orders: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -129,7 +129,8 @@ def bring_online(rows: pl.DataFrame, view: FeatureView, store: FeatureStore) -> 
     """
     config, origin = store.config, view.batch_source
     online = store._get_provider().online_store
-    assert isinstance(online, LatestWinsRedisOnlineStore) and origin is not None
+    assert isinstance(online, LatestWinsRedisOnlineStore)
+    assert origin is not None
     named = rows.rename({origin.timestamp_field: EVENT, str(origin.created_timestamp_column): CREATED})
     slices = named.iter_slices(config.online_store.rows_per_round_trip)
     return online.write_encoded(config, view, (_encoded(part, view, config) for part in slices))

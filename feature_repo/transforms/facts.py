@@ -1,8 +1,9 @@
 """Facts: what became known about orders, each once, at the instant at which it first became known.
 
-Grain: one row per order version that shows something new, one per order's end, and one per begin and end of a shift. An order version shows facts (it was
-placed, accepted, delivered ...); a fact belongs to the first version that shows it, with that version's values. Later
-corrections change labels, never history, so no hour ever has to be computed again.
+Grain: one row per order version that shows something new, one per order's end, and one per begin and end of a driver's
+shift. An order version shows facts (it was placed, accepted, delivered ...); a fact belongs to the first version that
+shows it, with that version's values. Later corrections change labels, never history, so no hour ever has to be computed
+again.
 """
 
 import functools
@@ -84,8 +85,8 @@ def lookback(lateness_horizon: timedelta) -> timedelta:
     """How far before a window versions must be read so that its facts are exact.
 
     An accepted version is known at most the horizon after its order was placed, so a fact's first version is no further
-    back than that; and whether an order is open depends on a placing of up to `OPEN_AT_MOST` earlier, whether a driver is
-    on a shift on a delivery of up to `SHIFT_ENDS_AFTER` before, which is less.
+    back than that; and whether an order is open depends on a placing of up to `OPEN_AT_MOST` earlier. Whether a driver
+    is on a shift depends on a delivery of up to `SHIFT_ENDS_AFTER` earlier, which is less.
     """
     return lateness_horizon + OPEN_AT_MOST
 

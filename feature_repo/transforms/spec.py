@@ -1,8 +1,8 @@
 """The words in which a view's transform is written: measures of facts, summed over windows, finished into features.
 
-A *measure* turns facts into integers that add up; tiles, an hour wide or less, keep the sums. A *running value* is one such sum over a
-window that ends now, or over all time. A *feature* is a finishing expression of running values. So `mean(VALUE, WEEK)`
-says both what the tiles must keep and how to read it.
+A *measure* turns facts into integers that add up; tiles, an hour wide or less, keep the sums. A *running value* is one
+such sum over a window that ends now, or over all time. A *feature* is a finishing expression of running values. So
+`mean(VALUE, WEEK)` says both what the tiles must keep and how to read it.
 
 Examples
 --------

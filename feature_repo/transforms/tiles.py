@@ -1,4 +1,4 @@
-"""Tiles: what the facts of one step of time add up to, per entity. Integers only, so sums are exact and equal in any order.
+"""Tiles: what the facts of one step of time add up to, per entity. Integers only: sums are exact, equal in any order.
 
 Grain of a view's tile table: one row per entity and step in which a fact that the view uses became known.
 """
@@ -31,9 +31,11 @@ def tiles(facts: ir.Table, transform: ViewTransform) -> ir.Table:
     used = sorted({partial.measure.fact for partial in transform.partials})
     any_used = functools.reduce(operator.or_, [facts[name] for name in used])
     relevant = facts.filter(facts[transform.key].notnull(), any_used)
-    return relevant.group_by(
-        relevant[transform.key], tile=(relevant.known_second // int(transform.step.total_seconds())).cast("int64")
-    ).agg(**{partial.column: _reduce(relevant, partial) for partial in transform.partials})
+    step = int(transform.step.total_seconds())
+    number = (relevant.known_second // step).cast("int64")
+    return relevant.group_by(relevant[transform.key], tile=number).agg(
+        **{partial.column: _reduce(relevant, partial) for partial in transform.partials}
+    )
 
 
 def _reduce(facts: ir.Table, partial: Partial) -> ir.Value:

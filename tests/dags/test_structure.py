@@ -13,10 +13,18 @@ import pytest
 from tests.dags.conftest import ROOT
 from tests.dags.runner import DAGS
 
-EXPECTED = {"feature_pipeline", "training_pipeline", "training_customer_churn", "monitoring", "batch_scoring"}
+EXPECTED = {
+    "feature_pipeline",
+    "live_features",
+    "training_pipeline",
+    "training_customer_churn",
+    "monitoring",
+    "batch_scoring",
+}
 # The first is the publication delay that training relies on.
 DEADLINE_MINUTES = {
     "feature_pipeline": 10,
+    "live_features": 15,
     "batch_scoring": 60,
     "monitoring": 60,
     "training_pipeline": 120,
@@ -116,6 +124,7 @@ def test_time_tables_have_intervals_and_training_also_starts_on_an_asset(descrip
     tables = {name: description["dags"][name]["timetable"] for name in EXPECTED}
     assert tables == {
         "feature_pipeline": "CronDataIntervalTimetable",
+        "live_features": "CronDataIntervalTimetable",
         "training_pipeline": "AssetOrTimeSchedule",
         "training_customer_churn": "CronDataIntervalTimetable",
         "monitoring": "CronDataIntervalTimetable",

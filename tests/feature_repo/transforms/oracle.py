@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -36,26 +37,35 @@ KEYS = {
     "driver_stats": "driver_id",
     "customer_stats": "customer_id",
     "zone_stats": "zone_id",
+    "zone_live": "zone_id",
 }
 FACTS = {
     "restaurant_stats": {"placed", "accepted", "declined", "picked_up", "delivered"},
     "driver_stats": {"delivered"},
     "customer_stats": {"placed"},
     "zone_stats": {"placed", "delivered", "closed", "abandoned"},
+    "zone_live": {"placed", "delivered", "closed", "abandoned", "shift_began", "shift_ended"},
 }
 WINDOWS = {
     "restaurant_stats": (7 * DAY, 28 * DAY),
     "driver_stats": (28 * DAY,),
     "customer_stats": (30 * DAY,),
     "zone_stats": (HOUR, DAY, 7 * DAY),
+    "zone_live": (HOUR,),
 }
 HEARTBEATS = {
     "restaurant_stats": 28 * DAY,
     "driver_stats": 28 * DAY,
     "customer_stats": 90 * DAY,
     "zone_stats": 7 * DAY,
+    "zone_live": 7 * DAY,
 }
 MONDAYS_ONLY = {"customer_stats"}
+STEPS = {"zone_live": timedelta(minutes=2)}
+"""An hour for the others."""
+BEATS = {"zone_live": timedelta(minutes=10)}
+"""A day for the others."""
+SHIFT = 2 * HOUR
 
 
 @dataclass(frozen=True)
@@ -71,35 +81,44 @@ def facts_of(versions: Iterable[Version], until: datetime) -> list[Fact]:
     for version in versions:
         if version["known_at"] < until:
             orders[version["order_id"]].append(version)
-    return [fact for history in orders.values() for fact in _order_facts(history, until)]
+    of_orders = [fact for history in orders.values() for fact in _order_facts(history, until)]
+    return [*of_orders, *_shifts(of_orders, until)]
 
 
 def features(view: str, entity: str, at: datetime, facts: list[Fact]) -> dict[str, Any]:
     """The features of one entity at one instant, from what was known strictly before."""
     mine = [fact for fact in facts if fact.version[KEYS[view]] == entity and fact.known_at < at]
-    return {"restaurant_stats": _restaurant, "driver_stats": _driver, "customer_stats": _customer, "zone_stats": _zone}[
-        view
-    ](mine, at)
+    by_view = {
+        "restaurant_stats": _restaurant,
+        "driver_stats": _driver,
+        "customer_stats": _customer,
+        "zone_stats": _zone,
+        "zone_live": _zone_live,
+    }
+    return by_view[view](mine, at)
 
 
 def row_instants(view: str, start: datetime, end: datetime, facts: list[Fact]) -> set[tuple[str, datetime]]:
     """The entities and instants in `(start, end]` at which there must be a row, and no others."""
     hours: dict[str, set[datetime]] = defaultdict(set)
+    step, beats = STEPS.get(view, HOUR), BEATS.get(view, DAY)
     for fact in facts:
         entity = fact.version[KEYS[view]]
         if entity is not None and fact.kind in FACTS[view]:
-            hours[entity].add(fact.known_at.replace(minute=0, second=0, microsecond=0))
+            midnight = fact.known_at.replace(hour=0, minute=0, second=0, microsecond=0)
+            hours[entity].add(midnight + (fact.known_at - midnight) // step * step)
     expected = set()
     for entity, tiles in hours.items():
         for tile in tiles:
-            changes = [tile + HOUR, *(tile + HOUR + window for window in WINDOWS[view])]
+            changes = [tile + step, *(tile + step + window for window in WINDOWS[view])]
             expected |= {(entity, at) for at in changes if start < at <= end}
-        midnight = start.replace(hour=0)
-        while midnight <= end:
-            beat = view not in MONDAYS_ONLY or midnight.weekday() == 0
-            if beat and midnight > start and any(midnight - HEARTBEATS[view] <= tile < midnight for tile in tiles):
-                expected.add((entity, midnight))
-            midnight += DAY
+        at, ordered = start.replace(hour=0), sorted(tiles)
+        while at <= end:
+            beat = view not in MONDAYS_ONLY or at.weekday() == 0
+            before = bisect.bisect_left(ordered, at)
+            if beat and at > start and before and ordered[before - 1] >= at - HEARTBEATS[view]:
+                expected.add((entity, at))
+            at += beats
     return expected
 
 
@@ -125,6 +144,24 @@ def _order_facts(history: list[Version], until: datetime) -> list[Fact]:
         found.append(Fact("closed", min(ends), placed.version))
     elif gives_up < until:
         found.append(Fact("abandoned", gives_up, placed.version))
+    return found
+
+
+def _shifts(facts: list[Fact], until: datetime) -> list[Fact]:
+    delivered: dict[tuple[str, str], list[Fact]] = defaultdict(list)
+    for fact in facts:
+        driver, zone = fact.version["driver_id"], fact.version["zone_id"]
+        if fact.kind == "delivered" and driver is not None and zone is not None:
+            delivered[driver, zone].append(fact)
+    found = []
+    for made in delivered.values():
+        made.sort(key=lambda fact: fact.known_at)
+        for before, fact, after in zip([None, *made], made, [*made[1:], None], strict=False):
+            at = _whole_second(fact.known_at)
+            if before is None or at - _whole_second(before.known_at) > SHIFT:
+                found.append(Fact("shift_began", at, fact.version))
+            if (after is None or _whole_second(after.known_at) - at > SHIFT) and at + SHIFT < until:
+                found.append(Fact("shift_ended", at + SHIFT, fact.version))
     return found
 
 
@@ -187,6 +224,23 @@ def _zone(facts: list[Fact], at: datetime) -> dict[str, Any]:
         "delivery_minutes_mean_24h": _mean(_delivery_minutes(_since(facts, "delivered", at - DAY))),
         "delivery_minutes_mean_7d": _mean(_delivery_minutes(_since(facts, "delivered", at - 7 * DAY))),
         "open_order_count": _open(facts),
+    }
+
+
+def _zone_live(facts: list[Fact], at: datetime) -> dict[str, Any]:
+    # Not from the begins and ends of shifts, but from what they are meant to count.
+    recent = [fact for fact in facts if fact.kind == "delivered" and _whole_second(fact.known_at) + SHIFT >= at]
+    drivers = len({fact.version["driver_id"] for fact in recent} - {None})
+    asap = _open([fact for fact in facts if fact.version["is_asap"]])
+    delivered = len(_since(facts, "delivered", at - HOUR))
+    return {
+        "order_count_60m": len(_since(facts, "placed", at - HOUR)),
+        "delivery_minutes_mean_60m": _mean(_delivery_minutes(_since(facts, "delivered", at - HOUR))),
+        "open_order_count": _open(facts),
+        "open_asap_order_count": asap,
+        "active_driver_count": drivers,
+        "open_asap_orders_per_driver": asap / max(drivers, 1),
+        "delivered_per_driver_60m": delivered / max(drivers, 1),
     }
 
 

@@ -1,4 +1,4 @@
-"""Facts: each once, in the hour in which it first became known, with the values of that version."""
+"""Facts: each once, at the instant at which it first became known, with the values of that version."""
 
 from __future__ import annotations
 
@@ -62,8 +62,19 @@ def long(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def hours_of(found: pl.DataFrame) -> dict[str, int]:
+    """Of the facts about orders."""
     base = int(NOON.timestamp()) // 3_600
-    return {row["fact"]: row["known_hour"] - base for row in found.to_dicts()}
+    orders = found.filter(~pl.col("fact").is_in(facts.SHIFTS))
+    return {row["fact"]: row["known_second"] // 3_600 - base for row in orders.to_dicts()}
+
+
+def minutes_of_shifts(found: pl.DataFrame) -> list[tuple[str, str, str, float]]:
+    """(fact, driver, zone, minutes after noon), in the order of time."""
+    base = int(NOON.timestamp())
+    shifts = found.filter(pl.col("fact").is_in(facts.SHIFTS)).sort("known_second", "fact", "zone_id")
+    return [
+        (row["fact"], row["driver_id"], row["zone_id"], (row["known_second"] - base) / 60) for row in shifts.to_dicts()
+    ]
 
 
 def test_one_version_can_show_several_facts(compute):
@@ -124,3 +135,50 @@ def test_a_scheduled_order_has_no_durations(compute):
 
 def test_the_lookback_covers_the_horizon_and_an_open_day():
     assert facts.lookback(timedelta(hours=72)) == 3 * DAY + DAY
+
+
+def delivery(minutes: float, order: str, driver: str | None = "d", zone: str | None = "z") -> dict:
+    return known(minutes, **DELIVERED | {"order_id": order, "driver_id": driver, "zone_id": zone})
+
+
+def test_a_shift_lasts_from_a_drivers_first_delivery_until_two_hours_after_the_last(compute):
+    found = compute(delivery(31, "a"), delivery(151, "b"), delivery(100, "c"), delivery(272, "d"))
+    # From 151 to 272 are more than two hours; from 31 to 151 exactly two, with another delivery between them.
+    assert minutes_of_shifts(found) == [
+        ("shift_began", "d", "z", 31),
+        ("shift_ended", "d", "z", 271),
+        ("shift_began", "d", "z", 272),
+        ("shift_ended", "d", "z", 392),
+    ]
+
+
+def test_two_hours_to_the_second_are_one_shift_and_one_second_more_are_two(compute):
+    one = compute(delivery(31, "a"), delivery(151, "b"))
+    assert [fact for fact, *_ in minutes_of_shifts(one)] == ["shift_began", "shift_ended"]
+    two = compute(delivery(31, "a"), delivery(151 + 1 / 60, "b"))
+    assert [fact for fact, *_ in minutes_of_shifts(two)] == ["shift_began", "shift_ended"] * 2
+
+
+def test_deliveries_in_the_same_second_begin_one_shift(compute):
+    found = minutes_of_shifts(compute(delivery(31, "a"), delivery(31, "b")))
+    assert [fact for fact, *_ in found] == ["shift_began", "shift_ended"]
+
+
+def test_a_driver_is_on_a_shift_in_each_zone_and_nobody_is_nowhere(compute):
+    found = minutes_of_shifts(
+        compute(
+            delivery(31, "a"), delivery(40, "b", zone="y"), delivery(50, "c", driver=None), delivery(60, "e", zone=None)
+        )
+    )
+    assert [(fact, zone) for fact, _, zone, _ in found] == [
+        ("shift_began", "z"),
+        ("shift_began", "y"),
+        ("shift_ended", "z"),
+        ("shift_ended", "y"),
+    ]
+
+
+def test_a_shift_that_began_before_the_window_does_not_begin_again_in_it(compute):
+    versions = (delivery(31, "a"), delivery(90, "b"))
+    found = minutes_of_shifts(compute(*versions, window=Window(NOON + HOUR, NOON + 6 * HOUR)))
+    assert found == [("shift_ended", "d", "z", 210)]
