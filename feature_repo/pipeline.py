@@ -26,7 +26,7 @@ import polars as pl
 
 from config import Settings
 from feature_repo.locking import exclusive
-from feature_repo.window import DAY, HOUR, Window
+from feature_repo.window import DAY, HOUR, Moments, Window
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def materialize(window: Window, settings: Settings) -> Result:
         start = window.end - ttl - MATERIALIZE_SLACK
         views = [view for view in TRANSFORMS if alive[view] == ttl]
         store.materialize(start_date=start, end_date=window.end, feature_views=views)
-        span = Window(start, window.end + HOUR)
+        span = Moments(start, window.end + HOUR)
         rows |= {view: _entities(view, span, window.end, settings) for view in views}
     return {"rows": {view: rows[view] for view in TRANSFORMS}}
 

@@ -175,12 +175,10 @@ def acceptable_orders(frame: pl.DataFrame, window: Window, settings: Settings) -
         Columns of `LAKE_SCHEMA`.
     """
     batch, clean = _sorted_apart(frame)
-    rules, again = row_rules(window, settings), [CONVERTED, *repetition_rules()]
+    rules = row_rules(window, settings)
     outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, []))
     marked = _mark_repetitions(batch, _positions(outcomes.values()), window, settings)
-    columns = marked.select("refused_rule", *(rule.name for rule in repetition_rules()))
-    outcomes |= run_suite(f"{SUITE}_again", columns, _expectations(again, []))
-    return _without(batch, _positions(outcomes.values()))
+    return marked.filter("is_good", *(rule.name for rule in repetition_rules())).select(list(LAKE_SCHEMA))
 
 
 def stopped_batch(frame: pl.DataFrame, report: ValidationReport, window: Window) -> pl.DataFrame:

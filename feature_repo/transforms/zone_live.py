@@ -15,7 +15,7 @@ from feature_repo.transforms.measures import (
     SHIFT_BEGAN,
     SHIFT_ENDED,
 )
-from feature_repo.transforms.spec import HOUR, LIFETIME, LIVE_STEP, MINUTE, WEEK, Feature, ViewTransform, count, mean
+from feature_repo.transforms.spec import DAY, HOUR, LIFETIME, LIVE_STEP, MINUTE, Feature, ViewTransform, count, mean
 from feature_repo.transforms.zone_stats import OPEN_ORDERS, open_orders
 
 DRIVERS = (SHIFT_BEGAN.count(LIFETIME), SHIFT_ENDED.count(LIFETIME))
@@ -35,7 +35,7 @@ def per_driver(orders: Any, began: Any, ended: Any) -> ir.Value:
 TRANSFORM = ViewTransform(
     view="zone_live",
     key="zone_id",
-    heartbeat=WEEK,
+    heartbeat=DAY,
     beat=10 * MINUTE,
     step=LIVE_STEP,
     features={

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -60,13 +62,21 @@ def land(rows: list[dict], settings: Settings, until: datetime, file: str = "ord
     write_watermark(settings, Watermark(until, "test", START))
 
 
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory in which all hours but the last are computed; orders have landed until its end."""
+    made = Settings(data_dir=tmp_path_factory.mktemp("computed"))
+    land(versions(LAST), made, LAST)
+    pipeline.backfill(Window(START, LAST - HOUR), made)
+    return made.data_dir
+
+
 @pytest.fixture
-def running(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """All hours but the last computed; orders landed until its end, which is now."""
+def running(computed: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A copy of it, with an empty Redis. It is the end of the last hour now."""
     monkeypatch.setattr(LatestWinsRedisOnlineStore, "_now", lambda _: LAST)
-    land(versions(LAST), settings, LAST)
+    shutil.copytree(computed, settings.data_dir, dirs_exist_ok=True)
     apply(settings)
-    pipeline.backfill(Window(START, LAST - HOUR), settings)
     return settings
 
 
@@ -78,7 +88,7 @@ def online(settings: Settings) -> dict[str, dict]:
 
 
 def test_each_refresh_writes_what_the_hourly_run_computes_afterwards(running: Settings):
-    steps = [LAST - HOUR + minutes * MINUTE for minutes in range(2, 61, 2)]
+    steps = [LAST - HOUR + minutes * MINUTE for minutes in (2, 4, 6, 30, 60)]
     for step in steps:
         told = live.refresh(step, running)
         assert told == {"as_of": step.isoformat(), "rows": {"zone_live": 2}}
@@ -87,9 +97,8 @@ def test_each_refresh_writes_what_the_hourly_run_computes_afterwards(running: Se
     served = results["audit"]["live"]["zone_live"]
     assert results["audit"]["passed"], results["audit"]["reasons"]
     assert served["refreshes"] == len(steps)
-    # Every offline row of the hour has been online at its step.
-    offline = feature_table(ZONE_LIVE, running).read(Moments(last.start + LIVE_STEP, last.end + LIVE_STEP))
-    assert served["compared"] == offline.height * len(VALUES) > 0
+    offline = feature_table(ZONE_LIVE, running).read().filter(pl.col(EVENT_TIME).is_in(steps))
+    assert served["compared"] >= offline.height * len(VALUES) > 0
     assert served["different"] == 0
 
 

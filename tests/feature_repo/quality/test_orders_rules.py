@@ -11,7 +11,7 @@ import pytest
 from config import Settings
 from feature_repo.orders.schema import BATCH_SCHEMA, LAKE_SCHEMA, QUARANTINE_SCHEMA, orders_table
 from feature_repo.quality import stopped_batch, validate_orders
-from feature_repo.quality.orders import ROW_COUNT_FACTOR, row_rules, trailing_row_count
+from feature_repo.quality.orders import ROW_COUNT_FACTOR, acceptable_orders, row_rules, trailing_row_count
 from feature_repo.window import DAY, HOUR, Window
 from tests.feature_repo.orders.builders import NOON, lake_frame, minutes, placed, version
 
@@ -25,6 +25,24 @@ def batch(*rows, **columns):
 
 def result(verdict, rule):
     return next(one for one in verdict.report.results if one.rule == rule)
+
+
+def test_acceptable_orders_are_those_that_a_validation_accepts(settings):
+    old = version("old", updated_at=NOON - minutes(5))
+    orders_table(settings).replace(Window(NOON - HOUR, NOON), batch(old))
+    broken = [version(f"broken-{rule}", **change) for rule, (change, _) in BROKEN.items()]
+    again = [
+        placed("twice"),
+        placed("twice"),
+        placed("twice", order_value=3.0),
+        version("old", updated_at=NOON - minutes(5)),
+    ]
+    rows = batch(placed("a"), *broken, version("a"), *again)
+    refused = rows.tail(1).with_columns(refused_rule=pl.lit("wrong_day"), refused_reason=pl.lit("of yesterday"))
+    rows = pl.concat([rows, refused], how="diagonal")
+    accepted = validate_orders(rows, WINDOW, settings).accepted
+    assert 3 <= accepted.height < rows.height
+    assert acceptable_orders(rows, WINDOW, settings).equals(accepted)
 
 
 def test_good_versions_are_accepted_unchanged(settings):

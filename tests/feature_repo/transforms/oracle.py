@@ -58,7 +58,7 @@ HEARTBEATS = {
     "driver_stats": 28 * DAY,
     "customer_stats": 90 * DAY,
     "zone_stats": 7 * DAY,
-    "zone_live": 7 * DAY,
+    "zone_live": DAY,
 }
 MONDAYS_ONLY = {"customer_stats"}
 STEPS = {"zone_live": timedelta(minutes=2)}
