@@ -308,13 +308,13 @@ def _bad_row(index: int, order_id: Any, errors: list[FieldError]) -> BatchRow:
 def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]:
     predictions = served.predictions
     names = served.model.bundle.input_names
-    missing, stale = _absent(names, predictions.statuses[row].tobytes())
+    missing, stale = _absent(names, predictions.statuses[row])
     return {
         "prediction_id": served.prediction_ids[row],
         "order_id": served.orders[row].order_id,
-        "delivery_minutes": float(predictions.estimates.minutes[row]),
-        "p10_minutes": float(predictions.estimates.p10[row]),
-        "p90_minutes": float(predictions.estimates.p90[row]),
+        "delivery_minutes": predictions.estimates.minutes[row],
+        "p10_minutes": predictions.estimates.p10[row],
+        "p90_minutes": predictions.estimates.p90[row],
         "status": "degraded" if predictions.reasons[row] else "ok",
         "reasons": predictions.reasons[row],
         "missing_features": missing,
@@ -337,11 +337,11 @@ def _features(served: Served, row: int) -> dict[str, dict[str, Any]]:
     as_of = served.orders[row].placed_at.timestamp()
     ages = {
         view.name: as_of - time
-        for view, time in zip(served.model.predictor.views, predictions.event_times[row].tolist(), strict=True)
+        for view, time in zip(served.model.predictor.views, predictions.event_times[row], strict=True)
         if not math.isnan(time)
     }
     inputs = served.model.bundle.document.inputs
-    values, statuses = predictions.inputs[row].tolist(), predictions.statuses[row].tolist()
+    values, statuses = predictions.inputs[row], predictions.statuses[row]
     return {
         column.name: {
             "value": None if math.isnan(value) else value,

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.api import PROBLEM_MEDIA_TYPE
 from serving.errors import Problem
 from serving.metrics import Metrics
+from serving.service import new_id
 
 __all__ = ["MAXIMUM_BODY_BYTES", "REQUEST_ID_HEADER", "RequestFrame", "header", "problem_response"]
 
@@ -129,7 +129,7 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 def _request_id(scope: Scope) -> str:
     given = header(scope, REQUEST_ID_HEADER)
-    return given if given and ACCEPTED_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and ACCEPTED_REQUEST_ID.fullmatch(given) else new_id()
 
 
 def _limited(receive: Receive, scope: Scope) -> Callable[[], Awaitable[MutableMapping[str, Any]]]:

@@ -1,4 +1,4 @@
-"""The online store as the predictor sees it: one read, a circuit breaker, and nothing but numpy comes back."""
+"""The online store as the predictor sees it: one read behind a circuit breaker."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from redis.exceptions import RedisError
 
 from config import Settings
 from serving.bundle import Bundle
-from serving.online import OnlineReader, StoreUnavailable
-from serving.predictor import Looked, LookupFailed
+from serving.online import OnlineReader, StoredRow, StoreUnavailable
+from serving.predictor import LookupFailed
 from serving.wire import WirePool
 
 __all__ = ["BREAKER_SECONDS", "QUICK_SECONDS", "SLOW_FOR_SECONDS", "CircuitBreaker", "Pace", "StoreLookup"]
@@ -154,7 +154,7 @@ class BundleLookup:
         self.breaker = breaker
         self.pace = pace
 
-    def read(self, rows: list[dict[str, str | None]], as_of: datetime) -> Looked:
+    def read(self, rows: list[dict[str, str | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
         """Read the store once.
 
         Raises
@@ -166,7 +166,7 @@ class BundleLookup:
             raise LookupFailed("the online store failed a moment ago")
         begun = time.perf_counter()
         try:
-            found = self.reader.read(rows, as_of)
+            found = self.reader.stored(rows, as_of)
         except StoreUnavailable as error:
             if self.breaker.failed():
                 logger.warning("answers are degraded: %s", error)
@@ -175,4 +175,4 @@ class BundleLookup:
         if self.breaker.succeeded():
             logger.info("the online store answers again")
         self.pace.took(time.perf_counter() - begun)
-        return Looked(found.values, found.statuses, found.event_times)
+        return found

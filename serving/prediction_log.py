@@ -80,7 +80,7 @@ PREDICTION_SCHEMA = pa.schema(
 the model's input -> present, stale, missing, undecodable or unavailable, and the feature view -> instant or null."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LogEntry:
     """The rows of one request, or of one batch.
 
@@ -123,14 +123,14 @@ def _columns(entry: LogEntry) -> dict[str, Sequence[Any]]:
         "variant": [entry.variant] * rows,
         "source": [entry.source] * rows,
         "status": ["degraded" if reasons else "ok" for reasons in entry.predictions.reasons],
-        "delivery_minutes": estimates.minutes.tolist(),
-        "p10_minutes": estimates.p10.tolist(),
-        "p90_minutes": estimates.p90.tolist(),
+        "delivery_minutes": estimates.minutes,
+        "p10_minutes": estimates.p10,
+        "p90_minutes": estimates.p90,
         "latency_ms": entry.latencies_ms or [math.nan] * rows,
         **{key: [getattr(order, key) for order in entry.orders] for key in _ENTITY_KEYS},
         "inputs": _json_objects(entry.input_names, entry.predictions.inputs),
-        "statuses": [_labels(tuple(entry.input_names), row.tobytes()) for row in entry.predictions.statuses],
-        "event_times": [_instants(tuple(entry.view_names), *row) for row in entry.predictions.event_times.tolist()],
+        "statuses": [_labels(tuple(entry.input_names), row) for row in entry.predictions.statuses],
+        "event_times": [_instants(tuple(entry.view_names), *row) for row in entry.predictions.event_times],
         "request_id": entry.request_ids or [None] * rows,
     }
 
@@ -342,9 +342,9 @@ def _may_hold(statistics: Any, window: Window) -> bool:
 _ENTITY_KEYS = ("restaurant_id", "driver_id", "customer_id", "zone_id")
 
 
-def _json_objects(names: Sequence[str], rows: np.ndarray[Any, Any]) -> list[str]:
+def _json_objects(names: Sequence[str], rows: Sequence[Sequence[float]]) -> list[str]:
     """Rows of numbers as JSON objects; what is no number is null."""
-    return [to_json(dict(zip(names, row, strict=True)), inf_nan_mode="null").decode() for row in rows.tolist()]
+    return [to_json(dict(zip(names, row, strict=True)), inf_nan_mode="null").decode() for row in rows]
 
 
 @lru_cache(maxsize=1_024)  # few combinations occur

@@ -54,9 +54,9 @@ def test_a_dead_store_is_asked_three_times_and_found_again_after_the_cool_down(
     lookup = store.for_bundle(Bundle.load(bundle_dir))
     for _ in range(3):
         with pytest.raises(LookupFailed, match="does not answer"):
-            lookup.read(ROW, NOON)
+            lookup.read(ROW, [NOON])
     with pytest.raises(LookupFailed, match="failed a moment ago"):
-        lookup.read(ROW, NOON)
+        lookup.read(ROW, [NOON])
     ready, detail = store.ping()
     assert not ready
     assert detail.endswith("the circuit breaker is open: one request per second asks Redis")
@@ -64,12 +64,12 @@ def test_a_dead_store_is_asked_three_times_and_found_again_after_the_cool_down(
     fill_store(redis_url)
     lookup.reader = StoreLookup(settings).for_bundle(Bundle.load(bundle_dir)).reader
     with pytest.raises(LookupFailed, match="failed a moment ago"):
-        lookup.read(ROW, NOON)
+        lookup.read(ROW, [NOON])
     clock.now += 1
 
-    assert lookup.read(ROW, NOON).values[0, :3].tolist() == [40, 30.5, 20]
+    assert lookup.read(ROW, [NOON])[0][0].values == [40, 30.5, 20]
     assert not store.breaker.is_open
-    lookup.read(ROW, NOON)
+    lookup.read(ROW, [NOON])
     warned, told = caplog.messages  # once each, however many requests were answered meanwhile
     assert warned.startswith("answers are degraded: Redis at 127.0.0.1:")
     assert told == "the online store answers again"
@@ -86,7 +86,7 @@ def test_a_store_that_accepts_but_never_answers_costs_its_time_out_three_times(b
         started = time.perf_counter()
         for _ in range(20):
             with pytest.raises(LookupFailed):
-                lookup.read(ROW, NOON)
+                lookup.read(ROW, [NOON])
 
     # 20 time-outs of 50 ms would be a second; redis-py's own retries would be seven.
     assert time.perf_counter() - started < 0.9
