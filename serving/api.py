@@ -36,6 +36,7 @@ from serving.schemas import (
     RowProblem,
 )
 from serving.service import Asked, Served, Service
+from serving.wire import at_once
 
 __all__ = ["PROBLEM_MEDIA_TYPE", "field_errors", "predict", "router"]
 
@@ -184,7 +185,7 @@ def predict_batch(
     if valid:
         orders = [order for _, order in valid]
         asked = Asked(request.state.request_id, request.state.started)
-        answered = service.predict(orders, [asked] * len(orders))
+        answered = at_once(service.predict(orders, [asked] * len(orders)))
         for (index, order), (served, row) in zip(valid, answered, strict=True):
             prediction = _prediction(served, row, features)
             rows[index] = {"index": index, "order_id": order.order_id, "prediction": prediction, "problem": None}
@@ -221,7 +222,7 @@ def features(
         customer_id=customer_id,
         zone_id=zone_id,
     )
-    served = service.look(order)
+    served = at_once(service.look(order))
     answer = _prediction(served, 0, with_features=True)
     kept = {name: answer[name] for name in ("status", "reasons", "as_of", "features", "model")}
     return {**kept, "request_id": request.state.request_id}

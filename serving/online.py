@@ -30,7 +30,7 @@ from serving.feast_bytes import (
     key_prefix,
     key_value,
 )
-from serving.wire import WirePool
+from serving.wire import WirePool, at_once
 
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -178,7 +178,7 @@ class OnlineReader:
         StoreUnavailable
             See the class.
         """
-        parts = self.stored(rows, [as_of] * len(rows))
+        parts = at_once(self.stored(rows, [as_of] * len(rows)))
         flat = [part for row in parts for part in row]
         shape = (len(rows), len(self.names))
         return OnlineFeatures(
@@ -190,10 +190,15 @@ class OnlineReader:
             _parts=parts,
         )
 
-    def stored(self, rows: Sequence[Mapping[str, Key | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
-        """The same as `read`, each row as of an instant of its own: a `StoredRow` for each row and view."""
+    async def stored(
+        self, rows: Sequence[Mapping[str, Key | None]], as_of: Sequence[datetime]
+    ) -> list[list[StoredRow]]:
+        """The same as `read`, each row as of an instant of its own: a `StoredRow` for each row and view.
+
+        On an event loop others go on while Redis answers.
+        """
         keys = [[self._key(view, row) for view in range(len(self.views))] for row in rows]
-        found = self._fetch(keys)
+        found = await self._fetch(keys)
         answers = {wanted: self._decode(wanted[0], stored) for wanted, stored in found.items()}
         instants = [_micros(instant) for instant in as_of]
         return [
@@ -207,7 +212,7 @@ class OnlineReader:
     def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers in time."""
         try:
-            self._wires.ping()
+            at_once(self._wires.ping())
         except RedisError as error:
             raise self._unavailable(error) from error
 
@@ -224,7 +229,7 @@ class OnlineReader:
             key += key_value(value)
         return key + self._project
 
-    def _fetch(self, keys: Sequence[Sequence[bytes | None]]) -> dict[tuple[int, bytes], Any]:
+    async def _fetch(self, keys: Sequence[Sequence[bytes | None]]) -> dict[tuple[int, bytes], Any]:
         """The stored fields of each distinct (view, key), or the error with which Redis refused that one."""
         wanted = list(dict.fromkeys((view, key) for row in keys for view, key in enumerate(row) if key is not None))
         if not wanted:
@@ -234,7 +239,7 @@ class OnlineReader:
             before, after = self._commands[view]
             parts += (before, b"%d" % len(key), b"\r\n", key, after)
         try:
-            replies = self._wires.exchange(b"".join(parts), len(wanted))
+            replies = await self._wires.exchange(b"".join(parts), len(wanted))
         except RedisError as error:
             raise self._unavailable(error) from error
         return dict(zip(wanted, replies, strict=True))

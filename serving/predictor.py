@@ -80,7 +80,7 @@ class LookupFailed(Exception):
 class FeatureLookup(Protocol):
     """Reads the stored features of rows of entity keys."""
 
-    def read(self, rows: list[dict[str, str | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
+    async def read(self, rows: list[dict[str, str | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
         """Of each row, its views as of the row's instant; raises `LookupFailed` if the store does not answer."""
         ...
 
@@ -152,7 +152,7 @@ class Predictor:
         """The views that are read, in the order of `Predictions.event_times`."""
         return self.bundle.document.views
 
-    def predict(self, orders: Sequence[Order]) -> Predictions:
+    async def predict(self, orders: Sequence[Order]) -> Predictions:
         """Predict rows of orders, each as of its own `placed_at`.
 
         Parameters
@@ -166,7 +166,7 @@ class Predictor:
             One row per order, in the same order. A store that does not answer, and features that are missing or
             stale, do not raise: they are marked.
         """
-        views, store_down = self._look_up(orders)
+        views, store_down = await self._look_up(orders)
         stored = [[value for view in row for value in view.values] for row in views]
         inputs, statuses = [], []
         for row, values, given in zip(views, stored, self._given(orders, stored), strict=True):
@@ -178,12 +178,12 @@ class Predictor:
         estimates = self.bundle.estimate(np.array(inputs, dtype=np.float32))
         return Predictions(inputs, statuses, event_times, estimates, self._reasons(statuses, store_down))
 
-    def _look_up(self, orders: Sequence[Order]) -> tuple[list[list[StoredRow]], bool]:
+    async def _look_up(self, orders: Sequence[Order]) -> tuple[list[list[StoredRow]], bool]:
         if not self.views:
             return [[]] * len(orders), False
         rows = [{key: getattr(order, key, None) for key in self._join_keys} for order in orders]
         try:
-            return self.lookup.read(rows, [order.placed_at for order in orders]), False
+            return await self.lookup.read(rows, [order.placed_at for order in orders]), False
         except LookupFailed:
             return [self._no_answer] * len(orders), True
 

@@ -20,6 +20,7 @@ from serving.prediction_log import LogEntry, PredictionLog
 from serving.predictor import Order, Predictions, Predictor
 from serving.registry_client import BundleCache, Registry, registry_from
 from serving.traffic import Shadow
+from serving.wire import at_once
 
 __all__ = ["Asked", "Part", "Served", "ServedRow", "Service", "new_id"]
 
@@ -127,7 +128,7 @@ class Service:
             raise no_model(self.champion.why_none)
         return current
 
-    def predict(self, orders: Sequence[Order], asked: Sequence[Asked]) -> list[ServedRow]:
+    async def predict(self, orders: Sequence[Order], asked: Sequence[Asked]) -> list[ServedRow]:
         """Predict, count and log; each order by the model whose turn it is.
 
         Parameters
@@ -144,10 +145,10 @@ class Service:
         """
         champion, challenger = self.model(), self._taking_part()
         if challenger is None or challenger.rule.mode == "shadow":
-            served = self._serve(champion, orders, asked)
+            served = await self._serve(champion, orders, asked)
             if challenger is not None:
                 scored = partial(self._serve, challenger, orders, asked, source="shadow")
-                self.shadow.offer(scored, len(orders))
+                self.shadow.offer(lambda: at_once(scored()), len(orders))
             return [ServedRow(served, row) for row in range(len(orders))]
         rows: dict[int, ServedRow] = {}
         taken = [challenger.rule.takes(order) for order in orders]
@@ -155,14 +156,14 @@ class Service:
             positions = [position for position, whose in enumerate(taken) if whose is turn]
             if positions:
                 theirs = [orders[each] for each in positions], [asked[each] for each in positions]
-                served = self._serve_or_fall_back(model, champion, *theirs)
+                served = await self._serve_or_fall_back(model, champion, *theirs)
                 rows.update((position, ServedRow(served, row)) for row, position in enumerate(positions))
         return [rows[position] for position in range(len(orders))]
 
-    def look(self, order: Order) -> Served:
+    async def look(self, order: Order) -> Served:
         """What the champion would say of an order and be given for it; neither counted nor logged."""
         model = self.model()
-        return Served(model, [order], model.predictor.predict([order]), [""])
+        return Served(model, [order], await model.predictor.predict([order]), [""])
 
     def _taking_part(self) -> LoadedModel | None:
         """The challenger, unless it is off or is the champion by now."""
@@ -172,22 +173,22 @@ class Service:
         same = champion is not None and champion.ref.version == challenger.ref.version
         return None if same else challenger
 
-    def _serve_or_fall_back(
+    async def _serve_or_fall_back(
         self, model: LoadedModel, champion: LoadedModel, orders: Sequence[Order], asked: Sequence[Asked]
     ) -> Served:
         if model is champion:
-            return self._serve(champion, orders, asked)
+            return await self._serve(champion, orders, asked)
         try:
-            return self._serve(model, orders, asked)
+            return await self._serve(model, orders, asked)
         except Exception:  # a trial must not cost anybody an answer
             logger.exception("ALARM: the challenger version %s failed, the champion answers", model.ref.version)
             self.metrics.count("eta_challenger_faults", by=len(orders))
-            return self._serve(champion, orders, asked)
+            return await self._serve(champion, orders, asked)
 
-    def _serve(
+    async def _serve(
         self, model: LoadedModel, orders: Sequence[Order], asked: Sequence[Asked], source: str = "online"
     ) -> Served:
-        predictions = model.predictor.predict(orders)
+        predictions = await model.predictor.predict(orders)
         served = Served(model, orders, predictions, [new_id() for _ in orders])
         self._count(served)
         answered = time.perf_counter()

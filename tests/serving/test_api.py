@@ -531,7 +531,7 @@ def test_beyond_the_limit_requests_are_told_to_come_back_and_health_is_answered(
     limited = Service(service.settings.model_copy(update={"serving_concurrency": 1}), clock=lambda: NOON)
     entered, leave = threading.Event(), threading.Event()
 
-    def waits(rows: object, as_of: object) -> object:
+    async def waits(rows: object, as_of: object) -> object:
         entered.set()
         leave.wait(10)
         raise LookupFailed("the test is over")

@@ -215,13 +215,15 @@ from config import get_settings
 from serving.app import create_app
 from serving.predictor import Order
 from serving.service import Asked
+from serving.wire import at_once
 from feature_repo.window import as_utc
 app = create_app(get_settings())
 service = app.state.service
 service.start()
 ready = time.perf_counter() - begin
 placed = as_utc("2026-05-01T12:00:00+00:00")
-service.predict([Order("r1", placed, order_value=3.0), Order("r2", placed)], [Asked("q", begin)] * 2)
+orders = [Order("r1", placed, order_value=3.0), Order("r2", placed)]
+at_once(service.predict(orders, [Asked("q", begin)] * 2))
 service.log.flush()
 service.stop()
 assert service.log.written == 2
