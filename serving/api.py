@@ -14,6 +14,7 @@ from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
+from starlette.types import Scope
 
 from serving.champion import LoadedModel
 from serving.coalesce import Coalescer
@@ -38,7 +39,7 @@ from serving.schemas import (
 from serving.service import Asked, Served, Service
 from serving.wire import at_once
 
-__all__ = ["PROBLEM_MEDIA_TYPE", "field_errors", "predict", "router"]
+__all__ = ["PROBLEM_MEDIA_TYPE", "field_errors", "header", "predict", "router"]
 
 _STALE, _MISSING = int(FeatureStatus.STALE), int(FeatureStatus.MISSING)
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -116,6 +117,22 @@ def _wants_features(request: Request) -> bool:
     return _checked(lambda: _boolean.validate_python(request.query_params.get("features", False)), "query", "features")
 
 
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of this name, which has to be in lower case; None if there is none."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
+async def _body(request: Request) -> bytes:
+    """The body, which comes in one message unless it is long."""
+    message = await request.receive()
+    if message.get("more_body") or message["type"] != "http.request":
+        return message.get("body", b"") + await request.body()  # type: ignore[no-any-return]
+    return message["body"]  # type: ignore[no-any-return]
+
+
 def _parsed(body: bytes) -> OrderRequest:
     return _checked(lambda: OrderRequest.model_validate_json(body), "body")
 
@@ -151,9 +168,9 @@ async def predict(request: Request) -> Response:
     # The request is read and answered by hand, and `RequestFrame` brings it here directly: FastAPI's own way through
     # routes, dependencies and models takes as long as everything else together.
     service: Service = request.app.state.service
-    _check_key(service, request.headers.get("X-API-Key"))
+    _check_key(service, header(request.scope, b"x-api-key"))
     with_features = _wants_features(request)
-    order = _parsed(await request.body()).order(service.clock())
+    order = _parsed(await _body(request)).order(service.clock())
     state = request.scope["state"]
     coalescer: Coalescer = request.app.state.coalescer
     served, row = await coalescer.predict(order, Asked(state["request_id"], state["started"]))

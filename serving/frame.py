@@ -13,12 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api import PROBLEM_MEDIA_TYPE
+from serving.api import PROBLEM_MEDIA_TYPE, header
 from serving.errors import Problem
 from serving.metrics import Metrics
 from serving.service import new_id
 
-__all__ = ["MAXIMUM_BODY_BYTES", "REQUEST_ID_HEADER", "RequestFrame", "header", "problem_response"]
+__all__ = ["MAXIMUM_BODY_BYTES", "REQUEST_ID_HEADER", "RequestFrame", "problem_response"]
 
 logger = logging.getLogger(__name__)
 
@@ -117,14 +117,6 @@ def _fault(error: Exception) -> Problem:
         title="A fault of the service",
         detail=f"The request failed ({type(error).__name__}); the log of the server has the details under its id",
     )
-
-
-def header(scope: Scope, name: bytes) -> str | None:
-    """The first header of this name, which has to be in lower case; None if there is none."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value, "latin-1")
-    return None
 
 
 def _request_id(scope: Scope) -> str:
