@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -35,6 +36,16 @@ def utc_now() -> datetime:
 def new_id() -> str:
     """32 hexadecimal digits; without a call of the system, unlike a UUID."""
     return f"{random.getrandbits(128):032x}"
+
+
+def _after_the_answer(work: Callable[[], None]) -> None:
+    """Do work once those who wait on this event loop have what they wait for; at once where there is none."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        work()
+    else:
+        loop.call_soon(loop.call_soon, work)  # they go on in the turn in between
 
 
 class Part(NamedTuple):
@@ -190,8 +201,15 @@ class Service:
     ) -> Served:
         predictions = await model.predictor.predict(orders)
         served = Served(model, orders, predictions, [new_id() for _ in orders])
+        _after_the_answer(partial(self._record, served, source, asked, self.clock(), time.perf_counter()))
+        return served
+
+    def _record(
+        self, served: Served, source: str, asked: Sequence[Asked], predicted_at: datetime, answered: float
+    ) -> None:
+        """Count and log; `answered` is of `time.perf_counter()`."""
         self._count(served)
-        answered = time.perf_counter()
+        model = served.model
         self.log.offer(
             LogEntry(
                 source=source,
@@ -201,14 +219,13 @@ class Service:
                 input_names=model.bundle.input_names,
                 view_names=model.predictor.view_names,
                 prediction_ids=served.prediction_ids,
-                orders=orders,
-                predictions=predictions,
-                predicted_at=self.clock(),
+                orders=served.orders,
+                predictions=served.predictions,
+                predicted_at=predicted_at,
                 latencies_ms=[(answered - each.started) * 1_000 for each in asked],
                 request_ids=[each.request_id for each in asked],
             )
         )
-        return served
 
     def parts(self) -> dict[str, Part]:
         """What must work for undegraded answers."""
