@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from feature_repo.transforms import request_time
+from feature_repo.transforms.request_row import compute_row
 from serving.bundle import Bundle, BundleInput, BundleView, Estimates
 from serving.errors import BundleError
 from serving.online import StoredRow
@@ -194,12 +195,11 @@ class Predictor:
         ]
         if not self._computes:
             return requested
-        placed_at = [order.placed_at.timestamp() for order in orders]
-        values = [row[ORDER_VALUE] for row in requested]
-        mean = self._restaurant_value
-        means = [math.nan if mean is None else row[mean] for row in stored]
-        columns = [column.tolist() for column in request_time.compute(placed_at, values, means).values()]
-        return [(*row, *map(float, more)) for row, *more in zip(requested, *columns, strict=True)]
+        given = []
+        for order, row, values in zip(orders, requested, stored, strict=True):
+            usual = math.nan if self._restaurant_value is None else values[self._restaurant_value]
+            given.append((*row, *compute_row(order.placed_at.timestamp(), row[ORDER_VALUE], usual)))
+        return given
 
     def _reasons(self, statuses: Sequence[bytes], store_down: bool) -> list[tuple[str, ...]]:
         """Why each row is degraded."""
