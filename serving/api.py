@@ -245,12 +245,14 @@ def features(
     return {**kept, "request_id": request.state.request_id}
 
 
+@router.head("/health", include_in_schema=False)  # what many balancers ask with
 @router.get("/health", response_model=Health, summary="Does the process answer?")
 async def health() -> Health:
     """Say that the process answers; see `/ready` for whether it can do its work."""
     return Health()
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=Ready, responses=_problems(503), summary="Can it give undegraded answers?")
 def ready(service: ServiceOf) -> Ready:
     """Check the model and the online store."""

@@ -9,13 +9,13 @@ is NaN then, and the answer is marked `degraded`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from functools import cached_property, lru_cache
-from operator import attrgetter
-from typing import NamedTuple, Protocol
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -92,7 +92,7 @@ class Predictions:
 
     Attributes
     ----------
-    inputs : sequence of list of float
+    inputs : sequence of sequence of float
         The model's inputs in the bundle's order; NaN = missing.
     statuses : sequence of bytes
         A `FeatureStatus` of each input.
@@ -105,7 +105,7 @@ class Predictions:
     """
 
     # Plain Python: most requests have one row, for which each array costs more than all of its values.
-    inputs: Sequence[list[float]]
+    inputs: Sequence[Sequence[float]]
     statuses: Sequence[bytes]
     event_times: Sequence[tuple[float, ...]]
     estimates: Estimates
@@ -132,8 +132,9 @@ class Predictor:
         # What is known of an order stands in one row: the stored, the requested, then the computed values.
         given = [("", name) for name in (*REQUEST_FIELDS, *_COMPUTED)]
         position = {each: index for index, each in enumerate([*stored, *given])}
-        self._inputs_from = [_position(column, position) for column in inputs]
-        self._stored_inputs = [place for place, index in enumerate(self._inputs_from) if index < len(stored)]
+        inputs_from = [_position(column, position) for column in inputs]
+        self._inputs_of = _picker(inputs_from)
+        self._stored_of = _picker([place for place, index in enumerate(inputs_from) if index < len(stored)])
         self._restaurant_value = position.get(RESTAURANT_VALUE)
         self._no_answer = [StoredRow.without_values(len(view.features), _UNAVAILABLE) for view in views]
         self._join_keys = sorted({view.join_key for view in views})
@@ -173,8 +174,8 @@ class Predictor:
         for row, values, given in zip(views, stored, self._given(orders, stored), strict=True):
             known = (*values, *given)
             marks = b"".join([view.statuses for view in row]) + bytes([_MISSING * (value != value) for value in given])
-            inputs.append([known[index] for index in self._inputs_from])
-            statuses.append(bytes([marks[index] for index in self._inputs_from]))
+            inputs.append(self._inputs_of(known))
+            statuses.append(bytes(self._inputs_of(marks)))
         event_times = [tuple([view.event for view in row]) for row in views]
         estimates = self.bundle.estimate(np.array(inputs, dtype=np.float32))
         return Predictions(inputs, statuses, event_times, estimates, self._reasons(statuses, store_down))
@@ -204,14 +205,19 @@ class Predictor:
     def _reasons(self, statuses: Sequence[bytes], store_down: bool) -> list[tuple[str, ...]]:
         """Why each row is degraded."""
         standing = (*self.standing_reasons, STORE_DOWN) if store_down else self.standing_reasons
-        return [standing + _faults(bytes([row[place] for place in self._stored_inputs])) for row in statuses]
+        return [standing + _faults(self._stored_of(row)) for row in statuses]
 
 
 @lru_cache(maxsize=1_024)  # few combinations occur
-def _faults(stored: bytes) -> tuple[str, ...]:
+def _faults(stored: tuple[int, ...]) -> tuple[str, ...]:
     """What the statuses of a row's stored inputs say."""
     only_stale = _STALE in stored and _PRESENT not in stored
     return (ALL_STALE,) * only_stale + (UNDECODABLE,) * (_UNDECODABLE in stored)
+
+
+def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """A function that gives what stands at these places."""
+    return itemgetter(*places) if len(places) > 1 else lambda row: tuple([row[place] for place in places])
 
 
 def _position(column: BundleInput, positions: Mapping[tuple[str, str], int]) -> int:

@@ -365,6 +365,15 @@ def test_readiness_names_its_parts(client: httpx.Client, service: Service, setti
     assert found["detail"].startswith("online_store: Redis does not answer")
 
 
+def test_a_balancer_may_ask_by_head(service: Service):
+    with listening(service) as client:
+        answers = [client.head("/health"), client.head("/ready")]
+        service.champion.current = None
+        answers.append(client.head("/ready"))
+
+    assert [(answer.status_code, answer.content) for answer in answers] == [(200, b""), (200, b""), (503, b"")]
+
+
 def test_the_model_is_described_with_its_lineage(client: httpx.Client, bundle_dir: Path):
     found = client.get("/model").json()
 

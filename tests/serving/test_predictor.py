@@ -50,7 +50,7 @@ def test_stored_requested_and_computed_values_become_the_inputs_in_their_order(p
     found = predict(predictor, [FULL])
 
     cosine = math.cos(2 * math.pi * 13 / 24)
-    assert found.inputs[0] == pytest.approx([40, 30.5, 20, 28, 12, 2, 3, 30, cosine, 1, 1.5])
+    assert list(found.inputs[0]) == pytest.approx([40, 30.5, 20, 28, 12, 2, 3, 30, cosine, 1, 1.5])
     assert found.statuses == [bytes([FeatureStatus.PRESENT] * 11)]
     assert found.event_times == [(NOON.timestamp(),) * 3]
     assert found.reasons == [()]
@@ -154,7 +154,7 @@ def test_a_dead_store_leaves_what_the_request_brought(bundle_dir: Path, settings
 
     assert [row[:5] for row in found.statuses] == [bytes([FeatureStatus.UNAVAILABLE] * 5)] * 2
     assert np.isnan([row[:5] for row in found.inputs]).all()
-    assert found.inputs[0][5:8] == [2, 3, 30]
+    assert found.inputs[0][5:8] == (2, 3, 30)
     assert found.statuses[0][10] == FeatureStatus.MISSING
     assert found.reasons == [(STORE_DOWN,)] * 2
 
@@ -176,7 +176,7 @@ def test_a_model_without_stored_features_asks_no_store(make_bundle: BundleMaker)
 
     found = predict(Predictor(bundle, NoStore()), [FULL])
 
-    assert found.inputs == [[2.0, 3.0, 30.0]]
+    assert found.inputs == [(2.0, 3.0, 30.0)]
     assert found.reasons == [()]
 
 
