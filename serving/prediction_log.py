@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import tempfile
-import threading
 import time
 import uuid
 from collections import deque
@@ -34,6 +33,7 @@ from pydantic_core import to_json
 from feature_repo.window import Window, floor_hour
 from serving.errors import PredictionLogError
 from serving.predictor import LABELS, Order, Predictions
+from serving.worker import Worker
 
 if TYPE_CHECKING:
     import polars as pl
@@ -208,7 +208,7 @@ class _Part:
     table: pa.Table = field(default_factory=_no_rows)
 
 
-class PredictionLog:
+class PredictionLog(Worker):
     """Collects entries and writes them in the background.
 
     Parameters
@@ -232,6 +232,7 @@ class PredictionLog:
         flush_rows: int = 5_000,
         part_rows: int = 5_000,
     ) -> None:
+        super().__init__("prediction-log")
         self.root = root
         self.capacity = capacity
         self.flush_seconds = flush_seconds
@@ -244,10 +245,7 @@ class PredictionLog:
         self._parts = 0
         self._part: _Part | None = None
         self._waiting: deque[tuple[datetime, list[_Row]]] = deque()
-        self._condition = threading.Condition()
-        self._stopping = False
         self._failing = False
-        self._thread: threading.Thread | None = None
 
     def offer(self, entry: LogEntry) -> bool:
         """Take an entry for writing; False and counted if there is no room. Never waits for the disk."""
@@ -262,18 +260,9 @@ class PredictionLog:
                 self._condition.notify()
         return True
 
-    def start(self) -> None:
-        """Begin to write, in a thread."""
-        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
-        self._thread.start()
-
     def stop(self) -> None:
         """Write what waits, and end. What cannot be written then is counted as dropped."""
-        with self._condition:
-            self._stopping = True
-            self._condition.notify()
-        if self._thread is not None:
-            self._thread.join()
+        super().stop()
         if self._waiting:
             self.flush()
         if self._waiting:
