@@ -38,7 +38,7 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 
 
 class WirePool:
-    """Connections to one Redis; safe to share between threads and event loops, and reconnects by itself.
+    """Connections to one Redis; safe to share between threads and one event loop at a time, and reconnects by itself.
 
     Parameters
     ----------
@@ -81,8 +81,10 @@ class WirePool:
             self._idle.append(wire)
             return replies
         on_loop = _usable(self._idle_on_loop)
-        if on_loop is None or on_loop.loop is not loop:
-            on_loop = _LoopWire(await loop.run_in_executor(None, self._open), loop, self.timeout)
+        if on_loop is not None and on_loop.loop is not loop:  # the one of an event loop that has ended
+            on_loop.close()
+            on_loop = None
+        on_loop = on_loop or _LoopWire(await loop.run_in_executor(None, self._open), loop, self.timeout)
         replies = await on_loop.exchange_on_loop(commands, count)
         self._idle_on_loop.append(on_loop)
         return replies
