@@ -157,6 +157,11 @@ class Bundle:
         return str(self.session.get_inputs()[0].name)
 
     @cached_property
+    def _outputs(self) -> list[str]:
+        """The one output; unless it is named, the session asks itself at each call what it has."""
+        return [str(output.name) for output in self.session.get_outputs()]
+
+    @cached_property
     def _offsets(self) -> tuple[float, float, float]:
         """What is added for each of `Estimates`."""
         interval = self.document.interval
@@ -175,7 +180,7 @@ class Bundle:
         array of float64, shape (rows,)
             Minutes.
         """
-        (output,) = self.session.run(None, {self._input: inputs})
+        (output,) = self.session.run(self._outputs, {self._input: inputs})
         return np.asarray(output, dtype=np.float64).reshape(len(inputs))
 
     def estimate(self, inputs: NDArray[np.float32]) -> Estimates:

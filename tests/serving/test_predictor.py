@@ -193,5 +193,8 @@ class RowMean:
     def get_inputs(self) -> list:
         return [type("Input", (), {"name": "inputs"})]
 
-    def run(self, _: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def get_outputs(self) -> list:
+        return [type("Output", (), {"name": "minutes"})]
+
+    def run(self, _: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         return [feed["inputs"].mean(axis=1, keepdims=True)]
