@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ __all__ = ["PREDICTION_SCHEMA", "LogEntry", "PredictionLog", "read_predictions",
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.001
+FEW_ROWS = 32
+"""So many rows are made when they are offered, which is after the answer; those of a batch, in the thread."""
 TIMESTAMP = pa.timestamp("us", "UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -79,6 +81,7 @@ the model's input -> present, stale, missing, undecodable or unavailable, and th
 
 
 _Row = tuple[Any, ...]
+_Waits = tuple[datetime, Callable[[], list[_Row]]]
 
 
 @dataclass(slots=True)
@@ -244,18 +247,19 @@ class PredictionLog(Worker):
         self._process = uuid.uuid4().hex[:12]
         self._parts = 0
         self._part: _Part | None = None
-        self._waiting: deque[tuple[datetime, list[_Row]]] = deque()
+        self._waiting: deque[_Waits] = deque()
         self._failing = False
 
     def offer(self, entry: LogEntry) -> bool:
         """Take an entry for writing; False and counted if there is no room. Never waits for the disk."""
-        rows = _rows(entry)
+        rows = len(entry.predictions)
+        waits = (entry.predicted_at, partial(_rows, entry) if rows > FEW_ROWS else partial(list, _rows(entry)))
         with self._condition:
-            if self._stopping or self.queued + len(rows) > self.capacity:
-                self.dropped += len(rows)
+            if self._stopping or self.queued + rows > self.capacity:
+                self.dropped += rows
                 return False
-            self._waiting.append((entry.predicted_at, rows))
-            self.queued += len(rows)
+            self._waiting.append(waits)
+            self.queued += rows
             if self.queued >= self.flush_rows:
                 self._condition.notify()
         return True
@@ -283,8 +287,8 @@ class PredictionLog(Worker):
         else:
             self._failing = False
 
-    def _write(self, hour: datetime, entries: list[tuple[datetime, list[_Row]]]) -> None:
-        rows = [row for _, some in entries for row in some]
+    def _write(self, hour: datetime, entries: list[_Waits]) -> None:
+        rows = [row for _, some in entries for row in some()]
         self._append(hour, _table(rows, PAUSE_SECONDS))
         with self._condition:
             for _ in entries:
