@@ -94,10 +94,10 @@ def _data(bundle: Path) -> Any:
     return dataset, split_by_time(dataset.rows(), get_spec("delivery_time"))
 
 
-def _errors(predicted: NDArray[np.float64], happened: NDArray[np.float64]) -> Mapping[str, Any]:
+def _errors(predicted: Sequence[float], happened: NDArray[np.float64]) -> Mapping[str, Any]:
     import numpy as np
 
-    residuals = predicted - happened
+    residuals = np.subtract(predicted, happened)
     return {
         "rows": len(residuals),
         "mean absolute error, min": round(float(np.abs(residuals).mean()), 3),

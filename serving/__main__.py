@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import logging
@@ -9,18 +10,59 @@ import signal
 import socket
 import sys
 import time
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config import Settings, get_settings
 from serving.app import create_app
 
 GRACE_SECONDS = 10
+HEAD_OF_ANSWER = b"HTTP/1.1 "
 
 SWITCH_SECONDS = 1e-4
 """How long the log's thread may keep the interpreter while a request wants it. Python's 5 ms would be paid at each of
 the handful of points where a request lets go of it."""
+
+
+class OneWrite:
+    """A transport that sends the head of an answer together with its body: each call of the system wakes a process."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send data; the head of an answer waits until the event loop goes on, or for what follows."""
+        if not self.head and data.startswith(HEAD_OF_ANSWER):
+            self.head = data
+            asyncio.get_running_loop().call_soon(self.flush)
+        else:
+            data, self.head = self.head + data, b""
+            self.transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that nothing has followed."""
+        if self.head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Send what waits, and close."""
+        self.flush()
+        self.transport.close()
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's own, over `OneWrite`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin with a connection."""
+        super().connection_made(OneWrite(transport))  # type: ignore[arg-type]
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -65,7 +107,12 @@ def main() -> None:
         time.perf_counter() - started,
     )
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+        app,
+        http=Protocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
     uvicorn.Server(config).run(sockets=[listener])
 

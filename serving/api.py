@@ -14,6 +14,7 @@ from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
+from starlette.types import Scope
 
 from serving.champion import LoadedModel
 from serving.coalesce import Coalescer
@@ -36,8 +37,9 @@ from serving.schemas import (
     RowProblem,
 )
 from serving.service import Asked, Served, Service
+from serving.wire import at_once
 
-__all__ = ["PROBLEM_MEDIA_TYPE", "field_errors", "predict", "router"]
+__all__ = ["PROBLEM_MEDIA_TYPE", "field_errors", "header", "predict", "router"]
 
 _STALE, _MISSING = int(FeatureStatus.STALE), int(FeatureStatus.MISSING)
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -115,6 +117,22 @@ def _wants_features(request: Request) -> bool:
     return _checked(lambda: _boolean.validate_python(request.query_params.get("features", False)), "query", "features")
 
 
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of this name, which has to be in lower case; None if there is none."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
+async def _body(request: Request) -> bytes:
+    """The body, which comes in one message unless it is long."""
+    message = await request.receive()
+    if message.get("more_body") or message["type"] != "http.request":
+        return message.get("body", b"") + await request.body()  # type: ignore[no-any-return]
+    return message["body"]  # type: ignore[no-any-return]
+
+
 def _parsed(body: bytes) -> OrderRequest:
     return _checked(lambda: OrderRequest.model_validate_json(body), "body")
 
@@ -150,9 +168,9 @@ async def predict(request: Request) -> Response:
     # The request is read and answered by hand, and `RequestFrame` brings it here directly: FastAPI's own way through
     # routes, dependencies and models takes as long as everything else together.
     service: Service = request.app.state.service
-    _check_key(service, request.headers.get("X-API-Key"))
+    _check_key(service, header(request.scope, b"x-api-key"))
     with_features = _wants_features(request)
-    order = _parsed(await request.body()).order(service.clock())
+    order = _parsed(await _body(request)).order(service.clock())
     state = request.scope["state"]
     coalescer: Coalescer = request.app.state.coalescer
     served, row = await coalescer.predict(order, Asked(state["request_id"], state["started"]))
@@ -184,7 +202,7 @@ def predict_batch(
     if valid:
         orders = [order for _, order in valid]
         asked = Asked(request.state.request_id, request.state.started)
-        answered = service.predict(orders, [asked] * len(orders))
+        answered = at_once(service.predict(orders, [asked] * len(orders)))
         for (index, order), (served, row) in zip(valid, answered, strict=True):
             prediction = _prediction(served, row, features)
             rows[index] = {"index": index, "order_id": order.order_id, "prediction": prediction, "problem": None}
@@ -221,18 +239,20 @@ def features(
         customer_id=customer_id,
         zone_id=zone_id,
     )
-    served = service.look(order)
+    served = at_once(service.look(order))
     answer = _prediction(served, 0, with_features=True)
     kept = {name: answer[name] for name in ("status", "reasons", "as_of", "features", "model")}
     return {**kept, "request_id": request.state.request_id}
 
 
+@router.head("/health", include_in_schema=False)  # what many balancers ask with
 @router.get("/health", response_model=Health, summary="Does the process answer?")
 async def health() -> Health:
     """Say that the process answers; see `/ready` for whether it can do its work."""
     return Health()
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=Ready, responses=_problems(503), summary="Can it give undegraded answers?")
 def ready(service: ServiceOf) -> Ready:
     """Check the model and the online store."""
@@ -308,13 +328,13 @@ def _bad_row(index: int, order_id: Any, errors: list[FieldError]) -> BatchRow:
 def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]:
     predictions = served.predictions
     names = served.model.bundle.input_names
-    missing, stale = _absent(names, predictions.statuses[row].tobytes())
+    missing, stale = _absent(names, predictions.statuses[row])
     return {
         "prediction_id": served.prediction_ids[row],
         "order_id": served.orders[row].order_id,
-        "delivery_minutes": float(predictions.estimates.minutes[row]),
-        "p10_minutes": float(predictions.estimates.p10[row]),
-        "p90_minutes": float(predictions.estimates.p90[row]),
+        "delivery_minutes": predictions.estimates.minutes[row],
+        "p10_minutes": predictions.estimates.p10[row],
+        "p90_minutes": predictions.estimates.p90[row],
         "status": "degraded" if predictions.reasons[row] else "ok",
         "reasons": predictions.reasons[row],
         "missing_features": missing,
@@ -337,11 +357,11 @@ def _features(served: Served, row: int) -> dict[str, dict[str, Any]]:
     as_of = served.orders[row].placed_at.timestamp()
     ages = {
         view.name: as_of - time
-        for view, time in zip(served.model.predictor.views, predictions.event_times[row].tolist(), strict=True)
+        for view, time in zip(served.model.predictor.views, predictions.event_times[row], strict=True)
         if not math.isnan(time)
     }
     inputs = served.model.bundle.document.inputs
-    values, statuses = predictions.inputs[row].tolist(), predictions.statuses[row].tolist()
+    values, statuses = predictions.inputs[row], predictions.statuses[row]
     return {
         column.name: {
             "value": None if math.isnan(value) else value,

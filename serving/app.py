@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,9 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.routing import request_response
-from starlette.types import ExceptionHandler
+from starlette.types import Receive, Scope, Send
 
 from config import Settings, get_settings
 from serving.api import field_errors, predict, router
@@ -74,12 +72,23 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     patch_fastapi(app)  # /docs with scripts of our own, as a closed network reaches nobody else's
     for fault, handler in HANDLERS.items():
         app.add_exception_handler(fault, handler)
-    direct = {"/predict": ExceptionMiddleware(request_response(predict), HANDLERS)}
     app.add_middleware(
-        RequestFrame, metrics=parts.metrics, concurrency=parts.settings.serving_concurrency, direct=direct
+        RequestFrame,
+        metrics=parts.metrics,
+        concurrency=parts.settings.serving_concurrency,
+        direct={"/predict": _predict_directly},
     )
     _document_problems(app)
     return app
+
+
+async def _predict_directly(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive)
+    try:
+        response = await predict(request)
+    except tuple(HANDLERS) as error:
+        response = await next(handler for kind, handler in HANDLERS.items() if isinstance(error, kind))(request, error)
+    await response(scope, receive, send)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -111,7 +120,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return problem_response(problem, request.scope)
 
 
-HANDLERS: dict[Any, ExceptionHandler] = {
+HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
     Problem: _on_problem,
     RequestValidationError: _on_invalid,
     HTTPException: _on_http,

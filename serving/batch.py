@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,9 +190,10 @@ def historical_inputs(
 def _log_entry(
     ref: ModelRef, bundle: Bundle, orders: pl.DataFrame, inputs: np.ndarray[Any, np.dtype[np.float64]], window: Window
 ) -> LogEntry:
-    statuses = np.where(np.isnan(inputs), FeatureStatus.MISSING, FeatureStatus.PRESENT).astype(np.uint8)
+    absent = np.where(np.isnan(inputs), FeatureStatus.MISSING, FeatureStatus.PRESENT).astype(np.uint8)
+    statuses = [row.tobytes() for row in absent]
     views = [view.name for view in bundle.document.views]
-    no_times = np.full((orders.height, len(views)), np.nan)
+    no_times = [(math.nan,) * len(views)] * orders.height
     estimates = bundle.estimate(inputs.astype(np.float32))
     # Scoring twice must give the same content: the instant and the ids follow from the window, not from a clock.
     identity = f"{ref.name}/{window.slug}/"
@@ -204,7 +206,7 @@ def _log_entry(
         view_names=views,
         prediction_ids=[uuid5(NAMESPACE_URL, identity + order_id).hex for order_id in orders["order_id"]],
         orders=[Order(**row) for row in orders.iter_rows(named=True)],
-        predictions=Predictions(inputs, statuses, no_times, estimates, [()] * orders.height),
+        predictions=Predictions(inputs.tolist(), statuses, no_times, estimates, [()] * orders.height),
         predicted_at=window.end,
     )
 

@@ -120,9 +120,9 @@ class BundleDocument(_Part):
 class Estimates(NamedTuple):
     """Minutes of delivery of each row: the prediction and its 10th and 90th percentile, none below zero."""
 
-    minutes: NDArray[np.float64]
-    p10: NDArray[np.float64]
-    p90: NDArray[np.float64]
+    minutes: list[float]
+    p10: list[float]
+    p90: list[float]
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,15 @@ class Bundle:
         return str(self.session.get_inputs()[0].name)
 
     @cached_property
-    def _offsets(self) -> NDArray[np.float64]:
-        """What is added for each of `Estimates`, shape (3, 1)."""
+    def _outputs(self) -> list[str]:
+        """The one output; unless it is named, the session asks itself at each call what it has."""
+        return [str(output.name) for output in self.session.get_outputs()]
+
+    @cached_property
+    def _offsets(self) -> tuple[float, float, float]:
+        """What is added for each of `Estimates`."""
         interval = self.document.interval
-        return np.array([[0.0], [interval.p10_offset], [interval.p90_offset]])
+        return 0.0, interval.p10_offset, interval.p90_offset
 
     def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw predictions of rows of inputs.
@@ -175,12 +180,13 @@ class Bundle:
         array of float64, shape (rows,)
             Minutes.
         """
-        (output,) = self.session.run(None, {self._input: inputs})
+        (output,) = self.session.run(self._outputs, {self._input: inputs})
         return np.asarray(output, dtype=np.float64).reshape(len(inputs))
 
     def estimate(self, inputs: NDArray[np.float32]) -> Estimates:
         """Predictions with their interval: `predict`, the offsets added, nothing below zero."""
-        return Estimates(*np.maximum(self.predict(inputs) + self._offsets, 0.0))
+        predicted = self.predict(inputs).tolist()
+        return Estimates(*([max(minutes + offset, 0.0) for minutes in predicted] for offset in self._offsets))
 
     def verify(self) -> float:
         """Predict the self-test's rows and return the largest difference from training's predictions, in minutes.

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from fastapi.concurrency import run_in_threadpool
-
 from serving.predictor import Order
 from serving.service import Asked, ServedRow, Service
 
@@ -26,47 +24,46 @@ class Coalescer:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._waiting: list[_Waiting] = []
+        self._arrived: list[_Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def predict(self, order: Order, asked: Asked) -> ServedRow:
         """What `Service.predict` says of one order; raises what it raises."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[ServedRow] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._go)
-        self._waiting.append((order, asked, answer))
-        return await answer
+        answer: asyncio.Future[ServedRow] = asyncio.get_running_loop().create_future()
+        self._arrived.append((order, asked, answer))
+        if len(self._arrived) > 1:
+            return await answer
+        try:
+            await asyncio.sleep(0)
+        finally:  # even if this client goes, the others are answered
+            arrived, self._arrived = self._arrived, []
+            if len(arrived) > 1:
+                self._begin(arrived)
+        if len(arrived) > 1:
+            return await answer
+        (alone,) = await self.service.predict([order], [asked])
+        return alone
 
-    def _go(self) -> None:
-        """Predict what has arrived; on the event loop while the store is quick, else in a thread."""
-        waiting, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._go)
-        if self.service.store.pace.is_quick:
-            _settle(waiting, self._answers(waiting))
-        else:
-            task = asyncio.create_task(self._in_thread(waiting))
+    def _begin(self, arrived: list[_Waiting]) -> None:
+        for first in range(0, len(arrived), MOST_TOGETHER):
+            task = asyncio.create_task(self._together(arrived[first : first + MOST_TOGETHER]))
             self._tasks.add(task)  # the event loop itself keeps no hold of it
             task.add_done_callback(self._tasks.discard)
 
-    async def _in_thread(self, waiting: list[_Waiting]) -> None:
-        _settle(waiting, await run_in_threadpool(self._answers, waiting))
+    async def _together(self, waiting: list[_Waiting]) -> None:
+        for (_, _, answer), found in zip(waiting, await self._answers(waiting), strict=True):
+            if answer.done():  # the client has gone
+                continue
+            if isinstance(found, Exception):
+                answer.set_exception(found)
+            else:
+                answer.set_result(found)
 
-    def _answers(self, waiting: list[_Waiting]) -> Sequence[ServedRow | Exception]:
+    async def _answers(self, waiting: list[_Waiting]) -> Sequence[ServedRow | Exception]:
         try:
-            return self.service.predict([order for order, _, _ in waiting], [asked for _, asked, _ in waiting])
+            return await self.service.predict([order for order, _, _ in waiting], [asked for _, asked, _ in waiting])
         except Exception as error:
             if len(waiting) == 1:
                 return [error]
-        return [self._answers([each])[0] for each in waiting]  # so that a fault is only that of the request it is in
-
-
-def _settle(waiting: list[_Waiting], answers: Sequence[ServedRow | Exception]) -> None:
-    for (_, _, answer), found in zip(waiting, answers, strict=True):
-        if answer.done():  # the client has gone
-            continue
-        if isinstance(found, Exception):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
+        # So that a fault is only that of the request it is in.
+        return [(await self._answers([each]))[0] for each in waiting]

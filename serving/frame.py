@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -14,11 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api import PROBLEM_MEDIA_TYPE
+from serving.api import PROBLEM_MEDIA_TYPE, header
 from serving.errors import Problem
 from serving.metrics import Metrics
+from serving.service import new_id
 
-__all__ = ["MAXIMUM_BODY_BYTES", "REQUEST_ID_HEADER", "RequestFrame", "header", "problem_response"]
+__all__ = ["MAXIMUM_BODY_BYTES", "REQUEST_ID_HEADER", "RequestFrame", "problem_response"]
 
 logger = logging.getLogger(__name__)
 
@@ -119,17 +119,9 @@ def _fault(error: Exception) -> Problem:
     )
 
 
-def header(scope: Scope, name: bytes) -> str | None:
-    """The first header of this name, which has to be in lower case; None if there is none."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value, "latin-1")
-    return None
-
-
 def _request_id(scope: Scope) -> str:
     given = header(scope, REQUEST_ID_HEADER)
-    return given if given and ACCEPTED_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and ACCEPTED_REQUEST_ID.fullmatch(given) else new_id()
 
 
 def _limited(receive: Receive, scope: Scope) -> Callable[[], Awaitable[MutableMapping[str, Any]]]:

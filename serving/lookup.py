@@ -1,23 +1,22 @@
-"""The online store as the predictor sees it: one read, a circuit breaker, and nothing but numpy comes back."""
+"""The online store as the predictor sees it: one read behind a circuit breaker."""
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from redis.exceptions import RedisError
 
 from config import Settings
 from serving.bundle import Bundle
-from serving.online import OnlineReader, StoreUnavailable
-from serving.predictor import Looked, LookupFailed
-from serving.wire import WirePool
+from serving.online import OnlineReader, StoredRow, StoreUnavailable
+from serving.predictor import LookupFailed
+from serving.wire import WirePool, at_once
 
-__all__ = ["BREAKER_SECONDS", "QUICK_SECONDS", "SLOW_FOR_SECONDS", "CircuitBreaker", "Pace", "StoreLookup"]
+__all__ = ["BREAKER_SECONDS", "CircuitBreaker", "StoreLookup"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +24,6 @@ BREAKER_FAILURES = 3
 BREAKER_SECONDS = 1.0
 """How long the store is left alone after so many failures in a row: a dead store then costs one time-out a second, not
 one a request."""
-
-QUICK_SECONDS = 0.01
-SLOW_FOR_SECONDS = 0.1
-"""A store that answers within the first is asked on the event loop. After a slower answer it is asked from threads for
-the second, so that requests wait for it side by side."""
 
 
 class CircuitBreaker:
@@ -94,25 +88,6 @@ class CircuitBreaker:
             return was_open
 
 
-class Pace:
-    """Whether a request may wait for the store on the event loop: not shortly after a slow read."""
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.monotonic = monotonic
-        self._slow_until = -math.inf
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether waiting costs less than handing the request to a thread."""
-        return self.monotonic() >= self._slow_until
-
-    def took(self, seconds: float) -> None:
-        """A read took so long; what a thread waited for others to run does not count twice."""
-        now = self.monotonic()
-        if seconds > QUICK_SECONDS and now >= self._slow_until:
-            self._slow_until = now + SLOW_FOR_SECONDS
-
-
 class StoreLookup:
     """The online store of a process; every model reads its own views of it through the same breaker."""
 
@@ -120,19 +95,18 @@ class StoreLookup:
         self.url = settings.redis_url
         self.timeout_seconds = settings.online_timeout_ms / 1_000
         self.breaker = CircuitBreaker()
-        self.pace = Pace()
         self._pings = WirePool(self.url, self.timeout_seconds)
 
     def for_bundle(self, bundle: Bundle) -> BundleLookup:
         """A lookup of the views of a bundle."""
         document = bundle.document
         reader = OnlineReader(self.url, document.project, document.views, self.timeout_seconds)
-        return BundleLookup(reader, self.breaker, self.pace)
+        return BundleLookup(reader, self.breaker)
 
     def ping(self) -> tuple[bool, str]:
         """Whether the store answers now, and in words."""
         try:
-            self._pings.ping()
+            at_once(self._pings.ping())
         except RedisError as error:
             return (
                 False,
@@ -149,12 +123,11 @@ class StoreLookup:
 class BundleLookup:
     """A `FeatureLookup`: an `OnlineReader` behind the breaker."""
 
-    def __init__(self, reader: OnlineReader, breaker: CircuitBreaker, pace: Pace) -> None:
+    def __init__(self, reader: OnlineReader, breaker: CircuitBreaker) -> None:
         self.reader = reader
         self.breaker = breaker
-        self.pace = pace
 
-    def read(self, rows: list[dict[str, str | None]], as_of: datetime) -> Looked:
+    async def read(self, rows: list[dict[str, str | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
         """Read the store once.
 
         Raises
@@ -164,15 +137,12 @@ class BundleLookup:
         """
         if not self.breaker.allows():
             raise LookupFailed("the online store failed a moment ago")
-        begun = time.perf_counter()
         try:
-            found = self.reader.read(rows, as_of)
+            found = await self.reader.stored(rows, as_of)
         except StoreUnavailable as error:
             if self.breaker.failed():
                 logger.warning("answers are degraded: %s", error)
-            self.pace.took(math.inf)
             raise LookupFailed(str(error)) from error
         if self.breaker.succeeded():
             logger.info("the online store answers again")
-        self.pace.took(time.perf_counter() - begun)
-        return Looked(found.values, found.statuses, found.event_times)
+        return found

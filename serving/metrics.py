@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -87,11 +85,11 @@ class Metrics(Collector):
                 self._latencies[route] = _Latency()
             self._latencies[route].add(seconds)
 
-    def served(self, names: tuple[str, ...], statuses: NDArray[np.uint8]) -> None:
-        """Count the statuses of inputs, shape (rows, inputs)."""
-        counted = [(names, row.tobytes()) for row in statuses]
+    def served(self, names: tuple[str, ...], statuses: Sequence[bytes]) -> None:
+        """Count the statuses of inputs, row by row."""
         with self._lock:
-            self._rows.update(counted)
+            for row in statuses:
+                self._rows[names, row] += 1
             if len(self._rows) > MOST_COMBINATIONS:
                 self._add_up()
 

@@ -30,7 +30,7 @@ from serving.feast_bytes import (
     key_prefix,
     key_value,
 )
-from serving.wire import WirePool
+from serving.wire import WirePool, at_once
 
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -121,7 +121,7 @@ class OnlineFeatures:
     statuses: npt.NDArray[np.uint8]
     event_times: npt.NDArray[np.float64]
     view_of: npt.NDArray[np.intp]
-    _parts: Sequence[Sequence[_Part]]
+    _parts: Sequence[Sequence[StoredRow]]
 
     @property
     def objects(self) -> list[list[Value | None]]:
@@ -160,7 +160,8 @@ class OnlineReader:
         self._sorted_keys = [sorted(view.join_keys) for view in self.views]
         self._commands = [_hmget(view) for view in self.views]
         self._wires = WirePool(redis_url, timeout)
-        self._absent = [_absent(len(view.features)) for view in self.views]
+        self._absent = [StoredRow.without_values(len(view.features), Status.MISSING) for view in self.views]
+        self._ttls = [math.inf if view.ttl is None else view.ttl // _MICROSECOND for view in self.views]
 
     def read(self, rows: Sequence[Mapping[str, Key | None]], as_of: datetime) -> OnlineFeatures:
         """The features of each row.
@@ -177,13 +178,7 @@ class OnlineReader:
         StoreUnavailable
             See the class.
         """
-        keys = [[self._key(view, row) for view in range(len(self.views))] for row in rows]
-        found = self._fetch(keys)
-        now = _micros(as_of)
-        answers = {wanted: self._decode(wanted[0], stored, now) for wanted, stored in found.items()}
-        parts = [
-            [self._absent[view] if key is None else answers[view, key] for view, key in enumerate(row)] for row in keys
-        ]
+        parts = at_once(self.stored(rows, [as_of] * len(rows)))
         flat = [part for row in parts for part in row]
         shape = (len(rows), len(self.names))
         return OnlineFeatures(
@@ -195,10 +190,29 @@ class OnlineReader:
             _parts=parts,
         )
 
+    async def stored(
+        self, rows: Sequence[Mapping[str, Key | None]], as_of: Sequence[datetime]
+    ) -> list[list[StoredRow]]:
+        """The same as `read`, each row as of an instant of its own: a `StoredRow` for each row and view.
+
+        On an event loop others go on while Redis answers.
+        """
+        keys = [[self._key(view, row) for view in range(len(self.views))] for row in rows]
+        found = await self._fetch(keys)
+        answers = {wanted: self._decode(wanted[0], stored) for wanted, stored in found.items()}
+        instants = [_micros(instant) for instant in as_of]
+        return [
+            [
+                self._absent[view] if key is None else answers[view, key].as_of(now, self._ttls[view])
+                for view, key in enumerate(row)
+            ]
+            for row, now in zip(keys, instants, strict=True)
+        ]
+
     def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers in time."""
         try:
-            self._wires.ping()
+            at_once(self._wires.ping())
         except RedisError as error:
             raise self._unavailable(error) from error
 
@@ -215,7 +229,7 @@ class OnlineReader:
             key += key_value(value)
         return key + self._project
 
-    def _fetch(self, keys: Sequence[Sequence[bytes | None]]) -> dict[tuple[int, bytes], Any]:
+    async def _fetch(self, keys: Sequence[Sequence[bytes | None]]) -> dict[tuple[int, bytes], Any]:
         """The stored fields of each distinct (view, key), or the error with which Redis refused that one."""
         wanted = list(dict.fromkeys((view, key) for row in keys for view, key in enumerate(row) if key is not None))
         if not wanted:
@@ -225,28 +239,23 @@ class OnlineReader:
             before, after = self._commands[view]
             parts += (before, b"%d" % len(key), b"\r\n", key, after)
         try:
-            replies = self._wires.exchange(b"".join(parts), len(wanted))
+            replies = await self._wires.exchange(b"".join(parts), len(wanted))
         except RedisError as error:
             raise self._unavailable(error) from error
         return dict(zip(wanted, replies, strict=True))
 
-    def _decode(self, view: int, stored: Any, now: int) -> _Part:
-        count = len(self.views[view].features)
+    def _decode(self, view: int, stored: Any) -> StoredRow:
         if isinstance(stored, Exception):
-            return _unreadable([b"?"] * count)
+            return _unreadable([b"?"] * len(self.views[view].features))
         if not any(stored):
-            return _absent(count)
+            return self._absent[view]
         try:
             event = decode_event_time(stored[-1]) if stored[-1] else None
         except Undecodable:
             event = None
         if event is None:  # without its event time nothing is known to be fresh
             return _unreadable(stored[:-1])
-        ttl = self.views[view].ttl
-        if ttl is not None and now - event > ttl // _MICROSECOND:
-            statuses = bytes(_STALE if data else _MISSING for data in stored[:-1])
-            return _Part([_NAN] * count, statuses, event / 1e6)
-        return _decoded(stored[:-1], event / 1e6)
+        return _decoded(stored[:-1], event)
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         return StoreUnavailable(
@@ -256,13 +265,36 @@ class OnlineReader:
 
 
 @dataclass(slots=True)
-class _Part:
-    """The features of one view for one key."""
+class StoredRow:
+    """The features of one view for one key.
+
+    Attributes
+    ----------
+    values : list of float
+        Of each feature; NaN where not present, and for text and lists.
+    statuses : bytes
+        A `Status` each.
+    event : float
+        Unix seconds as of which the values hold; NaN = there are none.
+    """
 
     values: list[float]
     statuses: bytes
-    event: float  # Unix seconds
+    event: float
+    micros: float = _NAN
     stored: Sequence[bytes | None] = ()
+
+    @classmethod
+    def without_values(cls, count: int, status: int) -> StoredRow:
+        """As many features of one status."""
+        return cls([_NAN] * count, bytes([status] * count), _NAN)
+
+    def as_of(self, now: int, ttl: float) -> StoredRow:
+        """The row at an instant, all in microseconds: with everything stale if it is older than `ttl`."""
+        if not now - self.micros > ttl:
+            return self
+        statuses = bytes(_STALE if data else _MISSING for data in self.stored)
+        return StoredRow([_NAN] * len(statuses), statuses, self.event)
 
     def objects(self) -> list[Value | None]:
         """The values by their own types; None where not present."""
@@ -274,8 +306,8 @@ class _Part:
         ]
 
 
-def _decoded(stored: Sequence[bytes | None], event: float) -> _Part:
-    """The values of one hash; doubles, which most are, without a call."""
+def _decoded(stored: Sequence[bytes | None], micros: int) -> StoredRow:
+    """The values of one hash as of an instant; doubles, which most are, without a call."""
     values, statuses = [], bytearray(len(stored))  # all present
     for data in stored:
         if data and data[0] == _DOUBLE and len(data) == 9:
@@ -284,7 +316,7 @@ def _decoded(stored: Sequence[bytes | None], event: float) -> _Part:
         number, status = _number(data) if data else (_NAN, _MISSING)
         statuses[len(values)] = status
         values.append(number)
-    return _Part(values, bytes(statuses), event, stored)
+    return StoredRow(values, bytes(statuses), micros / 1e6, micros, stored)
 
 
 def _number(data: bytes) -> tuple[float, int]:
@@ -308,13 +340,9 @@ def _any_number(data: bytes) -> tuple[float, int]:
     return (float(value) if isinstance(value, int | float) else _NAN), _PRESENT
 
 
-def _absent(count: int) -> _Part:
-    return _Part([_NAN] * count, bytes([_MISSING] * count), _NAN)
-
-
-def _unreadable(stored: Sequence[bytes | None]) -> _Part:
+def _unreadable(stored: Sequence[bytes | None]) -> StoredRow:
     statuses = bytes(_UNDECODABLE if data else _MISSING for data in stored)
-    return _Part([_NAN] * len(stored), statuses, _NAN)
+    return StoredRow([_NAN] * len(stored), statuses, _NAN)
 
 
 def _hmget(view: OnlineView) -> tuple[bytes, bytes]:

@@ -14,14 +14,13 @@ import logging
 import math
 import os
 import tempfile
-import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from pydantic_core import to_json
 from feature_repo.window import Window, floor_hour
 from serving.errors import PredictionLogError
 from serving.predictor import LABELS, Order, Predictions
+from serving.worker import Worker
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,9 +44,9 @@ __all__ = ["PREDICTION_SCHEMA", "LogEntry", "PredictionLog", "read_predictions",
 
 logger = logging.getLogger(__name__)
 
-ENTRIES_AT_A_TIME = 32
 PAUSE_SECONDS = 0.001
-"""Rows are made into tables a few at a time, with pauses in which requests have the interpreter for themselves."""
+FEW_ROWS = 32
+"""So many rows are made when they are offered, which is after the answer; those of a batch, in the thread."""
 TIMESTAMP = pa.timestamp("us", "UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -80,7 +80,11 @@ PREDICTION_SCHEMA = pa.schema(
 the model's input -> present, stale, missing, undecodable or unavailable, and the feature view -> instant or null."""
 
 
-@dataclass(frozen=True, slots=True)
+_Row = tuple[Any, ...]
+_Waits = tuple[datetime, Callable[[], list[_Row]]]
+
+
+@dataclass(slots=True)
 class LogEntry:
     """The rows of one request, or of one batch.
 
@@ -104,35 +108,61 @@ class LogEntry:
 
 def to_table(entries: Sequence[LogEntry]) -> pa.Table:
     """The rows of entries, in `PREDICTION_SCHEMA`."""
-    parts = [_columns(entry) for entry in entries]
-    columns = {name: [value for part in parts for value in part[name]] for name in PREDICTION_SCHEMA.names}
-    arrays = [_ARROW[str(field.type)](columns[field.name]) for field in PREDICTION_SCHEMA]
+    return _table([row for entry in entries for row in _rows(entry)])
+
+
+def _table(rows: Sequence[_Row], pause_seconds: float = 0.0) -> pa.Table:
+    """Rows as a table, with a pause after each column in which requests have the interpreter for themselves."""
+    arrays = []
+    for place, column in enumerate(PREDICTION_SCHEMA):
+        arrays.append(_ARROW[str(column.type)]([row[place] for row in rows]))
+        time.sleep(pause_seconds)
     return pa.Table.from_arrays(arrays, schema=PREDICTION_SCHEMA)
 
 
-def _columns(entry: LogEntry) -> dict[str, Sequence[Any]]:
-    rows = len(entry.predictions)
-    estimates = entry.predictions.estimates
-    return {
-        "prediction_id": entry.prediction_ids,
-        "order_id": [order.order_id for order in entry.orders],
-        "placed_at": [order.placed_at for order in entry.orders],
-        "predicted_at": [entry.predicted_at] * rows,
-        "model_name": [entry.model_name] * rows,
-        "model_version": [entry.model_version] * rows,
-        "variant": [entry.variant] * rows,
-        "source": [entry.source] * rows,
-        "status": ["degraded" if reasons else "ok" for reasons in entry.predictions.reasons],
-        "delivery_minutes": estimates.minutes.tolist(),
-        "p10_minutes": estimates.p10.tolist(),
-        "p90_minutes": estimates.p90.tolist(),
-        "latency_ms": entry.latencies_ms or [math.nan] * rows,
-        **{key: [getattr(order, key) for order in entry.orders] for key in _ENTITY_KEYS},
-        "inputs": _json_objects(entry.input_names, entry.predictions.inputs),
-        "statuses": [_labels(tuple(entry.input_names), row.tobytes()) for row in entry.predictions.statuses],
-        "event_times": [_instants(tuple(entry.view_names), *row) for row in entry.predictions.event_times.tolist()],
-        "request_id": entry.request_ids or [None] * rows,
-    }
+def _rows(entry: LogEntry) -> list[_Row]:
+    """The rows of an entry, each with the columns of `PREDICTION_SCHEMA` in their order.
+
+    Nothing in them refers to anything else, so that the garbage collector need not look into what waits.
+    """
+    found = entry.predictions
+    names, views = tuple(entry.input_names), tuple(entry.view_names)
+    none = [None] * len(found)
+    return [
+        (
+            prediction_id,
+            order.order_id,
+            order.placed_at,
+            entry.predicted_at,
+            entry.model_name,
+            entry.model_version,
+            entry.variant,
+            entry.source,
+            "degraded" if reasons else "ok",
+            *estimates,
+            math.nan if latency is None else latency,
+            order.restaurant_id,
+            order.driver_id,
+            order.customer_id,
+            order.zone_id,
+            to_json(dict(zip(names, inputs, strict=True)), inf_nan_mode="null").decode(),
+            _labels(names, statuses),
+            _instants(views, *event_times),
+            request_id,
+        )
+        for prediction_id, order, reasons, estimates, latency, inputs, statuses, event_times, request_id in zip(
+            entry.prediction_ids,
+            entry.orders,
+            found.reasons,
+            zip(*found.estimates, strict=True),
+            entry.latencies_ms or none,
+            found.inputs,
+            found.statuses,
+            found.event_times,
+            entry.request_ids or none,
+            strict=True,
+        )
+    ]
 
 
 def write_atomically(table: pa.Table, path: Path) -> None:
@@ -181,7 +211,7 @@ class _Part:
     table: pa.Table = field(default_factory=_no_rows)
 
 
-class PredictionLog:
+class PredictionLog(Worker):
     """Collects entries and writes them in the background.
 
     Parameters
@@ -205,6 +235,7 @@ class PredictionLog:
         flush_rows: int = 5_000,
         part_rows: int = 5_000,
     ) -> None:
+        super().__init__("prediction-log")
         self.root = root
         self.capacity = capacity
         self.flush_seconds = flush_seconds
@@ -216,49 +247,38 @@ class PredictionLog:
         self._process = uuid.uuid4().hex[:12]
         self._parts = 0
         self._part: _Part | None = None
-        self._entries: deque[LogEntry] = deque()
-        self._condition = threading.Condition()
-        self._stopping = False
+        self._waiting: deque[_Waits] = deque()
         self._failing = False
-        self._thread: threading.Thread | None = None
 
     def offer(self, entry: LogEntry) -> bool:
         """Take an entry for writing; False and counted if there is no room. Never waits for the disk."""
         rows = len(entry.predictions)
+        waits = (entry.predicted_at, partial(_rows, entry) if rows > FEW_ROWS else partial(list, _rows(entry)))
         with self._condition:
             if self._stopping or self.queued + rows > self.capacity:
                 self.dropped += rows
                 return False
-            self._entries.append(entry)
+            self._waiting.append(waits)
             self.queued += rows
             if self.queued >= self.flush_rows:
                 self._condition.notify()
         return True
 
-    def start(self) -> None:
-        """Begin to write, in a thread."""
-        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
-        self._thread.start()
-
     def stop(self) -> None:
         """Write what waits, and end. What cannot be written then is counted as dropped."""
-        with self._condition:
-            self._stopping = True
-            self._condition.notify()
-        if self._thread is not None:
-            self._thread.join()
-        if self._entries:
+        super().stop()
+        if self._waiting:
             self.flush()
-        if self._entries:
+        if self._waiting:
             self.dropped += self.queued
             logger.error("%d predictions could not be logged and are lost", self.queued)
 
     def flush(self) -> None:
         """Write what waits now. A disk that refuses is logged; the rows stay and are tried again."""
         with self._condition:
-            entries = list(self._entries)
+            waiting = list(self._waiting)
         try:
-            for hour, group in groupby(entries, key=lambda entry: floor_hour(entry.predicted_at)):
+            for hour, group in groupby(waiting, key=lambda entry: floor_hour(entry[0])):
                 self._write(hour, list(group))
         except OSError as error:
             if not self._failing:
@@ -267,18 +287,14 @@ class PredictionLog:
         else:
             self._failing = False
 
-    def _write(self, hour: datetime, entries: list[LogEntry]) -> None:
-        tables = []
-        for first in range(0, len(entries), ENTRIES_AT_A_TIME):
-            tables.append(to_table(entries[first : first + ENTRIES_AT_A_TIME]))
-            time.sleep(PAUSE_SECONDS)
-        self._append(hour, pa.concat_tables(tables))
-        rows = sum(len(entry.predictions) for entry in entries)
+    def _write(self, hour: datetime, entries: list[_Waits]) -> None:
+        rows = [row for _, some in entries for row in some()]
+        self._append(hour, _table(rows, PAUSE_SECONDS))
         with self._condition:
             for _ in entries:
-                self._entries.popleft()
-            self.queued -= rows
-            self.written += rows
+                self._waiting.popleft()
+            self.queued -= len(rows)
+            self.written += len(rows)
 
     def _run(self) -> None:
         while True:
@@ -287,7 +303,7 @@ class PredictionLog:
                 if not self._stopping and not enough:
                     self._condition.wait(self.flush_seconds)
                 stopping = self._stopping
-            if self._entries:
+            if self._waiting:
                 self.flush()
             if stopping:
                 return
@@ -337,14 +353,6 @@ def _may_hold(statistics: Any, window: Window) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
     return bool(statistics.min < window.end and statistics.max >= window.start)
-
-
-_ENTITY_KEYS = ("restaurant_id", "driver_id", "customer_id", "zone_id")
-
-
-def _json_objects(names: Sequence[str], rows: np.ndarray[Any, Any]) -> list[str]:
-    """Rows of numbers as JSON objects; what is no number is null."""
-    return [to_json(dict(zip(names, row, strict=True)), inf_nan_mode="null").decode() for row in rows.tolist()]
 
 
 @lru_cache(maxsize=1_024)  # few combinations occur

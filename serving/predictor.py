@@ -8,22 +8,24 @@ is NaN then, and the answer is marked `degraded`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from functools import cached_property, lru_cache
-from operator import attrgetter
-from typing import NamedTuple, Protocol
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from feature_repo.transforms import request_time
+from feature_repo.transforms.request_row import compute_row
 from serving.bundle import Bundle, BundleInput, BundleView, Estimates
 from serving.errors import BundleError
+from serving.online import StoredRow
 
-__all__ = ["FeatureLookup", "FeatureStatus", "Looked", "LookupFailed", "Order", "Predictions", "Predictor"]
+__all__ = ["FeatureLookup", "FeatureStatus", "LookupFailed", "Order", "Predictions", "Predictor"]
 
 STORE_DOWN = "the online store does not answer: all of its features are missing"
 ALL_STALE = "every stored feature is older than its time to live: is the feature pipeline running?"
@@ -54,14 +56,11 @@ class FeatureStatus(IntEnum):
         return self.name.lower()
 
 
-_PRESENT, _STALE, _MISSING, _UNDECODABLE, _UNAVAILABLE = (np.uint8(status) for status in FeatureStatus)
-"""For numpy, which takes a member of an enumeration apart at each use."""
-
+_PRESENT, _STALE, _MISSING, _UNDECODABLE, _UNAVAILABLE = (int(status) for status in FeatureStatus)
 LABELS = tuple(status.label for status in FeatureStatus)
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """An order at the instant of its prediction."""
 
     restaurant_id: str
@@ -79,53 +78,36 @@ class LookupFailed(Exception):
     """The online store gave no answer in time."""
 
 
-class Looked(NamedTuple):
-    """What the online store knows.
-
-    Attributes
-    ----------
-    values : array of float64, shape (rows, columns)
-        A column for each feature of each view, in their order; NaN = not present.
-    statuses : array of uint8, shape (rows, columns)
-        A `FeatureStatus` each.
-    event_times : array of float64, shape (rows, views)
-        Unix seconds as of which a view's values hold; NaN = there are none.
-    """
-
-    values: NDArray[np.float64]
-    statuses: NDArray[np.uint8]
-    event_times: NDArray[np.float64]
-
-
 class FeatureLookup(Protocol):
     """Reads the stored features of rows of entity keys."""
 
-    def read(self, rows: list[dict[str, str | None]], as_of: datetime) -> Looked:
-        """Raise `LookupFailed` if the store does not answer."""
+    async def read(self, rows: list[dict[str, str | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
+        """Of each row, its views as of the row's instant; raises `LookupFailed` if the store does not answer."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Predictions:
-    """What was predicted for rows of orders, and from what.
+    """What was predicted for rows of orders, and from what; an element per row.
 
     Attributes
     ----------
-    inputs : array of float64, shape (rows, inputs)
+    inputs : sequence of sequence of float
         The model's inputs in the bundle's order; NaN = missing.
-    statuses : array of uint8, shape (rows, inputs)
-        A `FeatureStatus` each.
-    event_times : array of float64, shape (rows, views)
+    statuses : sequence of bytes
+        A `FeatureStatus` of each input.
+    event_times : sequence of tuple of float
         Unix seconds as of which each view's stored values hold; NaN = there are none.
     estimates : Estimates
         Minutes.
     reasons : list of tuple of str
-        For each row, why it is degraded; empty = it is not.
+        Why the row is degraded; empty = it is not.
     """
 
-    inputs: NDArray[np.float64]
-    statuses: NDArray[np.uint8]
-    event_times: NDArray[np.float64]
+    # Plain Python: most requests have one row, for which each array costs more than all of its values.
+    inputs: Sequence[Sequence[float]]
+    statuses: Sequence[bytes]
+    event_times: Sequence[tuple[float, ...]]
     estimates: Estimates
     reasons: list[tuple[str, ...]]
 
@@ -150,11 +132,11 @@ class Predictor:
         # What is known of an order stands in one row: the stored, the requested, then the computed values.
         given = [("", name) for name in (*REQUEST_FIELDS, *_COMPUTED)]
         position = {each: index for index, each in enumerate([*stored, *given])}
-        self._inputs_from = np.array([_position(column, position) for column in inputs], dtype=np.intp)
-        self._stored_inputs = np.array([index < len(stored) for index in self._inputs_from], dtype=bool)
+        inputs_from = [_position(column, position) for column in inputs]
+        self._inputs_of = _picker(inputs_from)
+        self._stored_of = _picker([place for place, index in enumerate(inputs_from) if index < len(stored)])
         self._restaurant_value = position.get(RESTAURANT_VALUE)
-        self._ttl = np.array([view.ttl_seconds for view in views])
-        self._view_of_column = np.array([i for i, view in enumerate(views) for _ in view.features], dtype=np.intp)
+        self._no_answer = [StoredRow.without_values(len(view.features), _UNAVAILABLE) for view in views]
         self._join_keys = sorted({view.join_key for view in views})
         self._computes = any(column.source == "on_demand" for column in inputs)
         trained_with = bundle.document.request_function_version
@@ -172,7 +154,7 @@ class Predictor:
         """The views that are read, in the order of `Predictions.event_times`."""
         return self.bundle.document.views
 
-    def predict(self, orders: Sequence[Order]) -> Predictions:
+    async def predict(self, orders: Sequence[Order]) -> Predictions:
         """Predict rows of orders, each as of its own `placed_at`.
 
         Parameters
@@ -186,64 +168,56 @@ class Predictor:
             One row per order, in the same order. A store that does not answer, and features that are missing or
             stale, do not raise: they are marked.
         """
-        placed_at = np.array([order.placed_at.timestamp() for order in orders])
-        looked, store_down = self._look_up(orders, placed_at)
-        given = self._given(orders, placed_at, looked)
-        absent = np.isnan(given).view(np.uint8) * _MISSING
-        inputs = np.concatenate((looked.values, given), axis=1).take(self._inputs_from, axis=1)
-        statuses = np.concatenate((looked.statuses, absent), axis=1).take(self._inputs_from, axis=1)
-        estimates = self.bundle.estimate(inputs.astype(np.float32))
-        return Predictions(inputs, statuses, looked.event_times, estimates, self._reasons(statuses, store_down))
+        views, store_down = await self._look_up(orders)
+        stored = [[value for view in row for value in view.values] for row in views]
+        inputs, statuses = [], []
+        for row, values, given in zip(views, stored, self._given(orders, stored), strict=True):
+            known = (*values, *given)
+            marks = b"".join([view.statuses for view in row]) + bytes([_MISSING * (value != value) for value in given])
+            inputs.append(self._inputs_of(known))
+            statuses.append(bytes(self._inputs_of(marks)))
+        event_times = [tuple([view.event for view in row]) for row in views]
+        estimates = self.bundle.estimate(np.array(inputs, dtype=np.float32))
+        return Predictions(inputs, statuses, event_times, estimates, self._reasons(statuses, store_down))
 
-    def _look_up(self, orders: Sequence[Order], placed_at: NDArray[np.float64]) -> tuple[Looked, bool]:
+    async def _look_up(self, orders: Sequence[Order]) -> tuple[list[list[StoredRow]], bool]:
         if not self.views:
-            return self._nothing(len(orders), _MISSING), False
+            return [[]] * len(orders), False
         rows = [{key: getattr(order, key, None) for key in self._join_keys} for order in orders]
         try:
-            looked = self.lookup.read(rows, min(order.placed_at for order in orders))
+            return await self.lookup.read(rows, [order.placed_at for order in orders]), False
         except LookupFailed:
-            return self._nothing(len(orders), _UNAVAILABLE), True
-        return self._expire(looked, placed_at), False
+            return [self._no_answer] * len(orders), True
 
-    def _expire(self, looked: Looked, placed_at: NDArray[np.float64]) -> Looked:
-        """Apply the time to live as of each row's own instant: the store was read as of the earliest of them."""
-        if len(placed_at) == 1:
-            return looked
-        expired = placed_at[:, None] - looked.event_times > self._ttl
-        stale = expired[:, self._view_of_column] & (looked.statuses == _PRESENT)
-        statuses = np.where(stale, _STALE, looked.statuses)
-        return Looked(np.where(stale, np.nan, looked.values), statuses, looked.event_times)
-
-    def _nothing(self, rows: int, status: np.uint8) -> Looked:
-        columns = len(self._view_of_column)
-        return Looked(
-            np.full((rows, columns), np.nan),
-            np.full((rows, columns), status, dtype=np.uint8),
-            np.full((rows, len(self.views)), np.nan),
-        )
-
-    def _given(self, orders: Sequence[Order], placed_at: NDArray[np.float64], looked: Looked) -> NDArray[np.float64]:
+    def _given(self, orders: Sequence[Order], stored: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
         """`REQUEST_FIELDS` and what is computed from them, one row per order; None becomes NaN."""
-        requested = np.array([_request_values(order) for order in orders], dtype=np.float64)
+        requested = [
+            tuple([math.nan if value is None else float(value) for value in _request_values(order)]) for order in orders
+        ]
         if not self._computes:
             return requested
-        mean = np.full(len(orders), np.nan)
-        if self._restaurant_value is not None:
-            mean = looked.values[:, self._restaurant_value]
-        computed = request_time.compute(placed_at, requested[:, ORDER_VALUE], mean)
-        return np.concatenate((requested, *(values[:, None] for values in computed.values())), axis=1)
+        given = []
+        for order, row, values in zip(orders, requested, stored, strict=True):
+            usual = math.nan if self._restaurant_value is None else values[self._restaurant_value]
+            given.append((*row, *compute_row(order.placed_at.timestamp(), row[ORDER_VALUE], usual)))
+        return given
 
-    def _reasons(self, statuses: NDArray[np.uint8], store_down: bool) -> list[tuple[str, ...]]:
+    def _reasons(self, statuses: Sequence[bytes], store_down: bool) -> list[tuple[str, ...]]:
         """Why each row is degraded."""
         standing = (*self.standing_reasons, STORE_DOWN) if store_down else self.standing_reasons
-        return [standing + _faults(row.tobytes()) for row in statuses[:, self._stored_inputs]]
+        return [standing + _faults(self._stored_of(row)) for row in statuses]
 
 
 @lru_cache(maxsize=1_024)  # few combinations occur
-def _faults(stored: bytes) -> tuple[str, ...]:
+def _faults(stored: tuple[int, ...]) -> tuple[str, ...]:
     """What the statuses of a row's stored inputs say."""
     only_stale = _STALE in stored and _PRESENT not in stored
     return (ALL_STALE,) * only_stale + (UNDECODABLE,) * (_UNDECODABLE in stored)
+
+
+def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """A function that gives what stands at these places."""
+    return itemgetter(*places) if len(places) > 1 else lambda row: tuple([row[place] for place in places])
 
 
 def _position(column: BundleInput, positions: Mapping[tuple[str, str], int]) -> int:

@@ -75,9 +75,7 @@ class OrderRequest(BaseModel):
 
     def order(self, now: datetime) -> Order:
         """The order to predict, placed now unless it says when."""
-        fields = dict(self)
-        fields["placed_at"] = self.placed_at or now
-        return Order(**fields)
+        return Order(**{**self.__dict__, "placed_at": self.placed_at or now})
 
 
 _Row = Annotated[

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
@@ -21,8 +21,9 @@ from serving.prediction_log import LogEntry, PredictionLog
 from serving.predictor import Order, Predictions, Predictor
 from serving.registry_client import BundleCache, Registry, registry_from
 from serving.traffic import Shadow
+from serving.wire import at_once
 
-__all__ = ["Asked", "Part", "Served", "ServedRow", "Service"]
+__all__ = ["Asked", "Part", "Served", "ServedRow", "Service", "new_id"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,21 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def new_id() -> str:
+    """32 hexadecimal digits; without a call of the system, unlike a UUID."""
+    return f"{random.getrandbits(128):032x}"
+
+
+def _after_the_answer(work: Callable[[], None]) -> None:
+    """Do work once those who wait on this event loop have what they wait for; at once where there is none."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        work()
+    else:
+        loop.call_soon(loop.call_soon, work)  # they go on in the turn in between
+
+
 class Part(NamedTuple):
     """Whether a part of the service is ready, in words."""
 
@@ -39,8 +55,7 @@ class Part(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """Predictions of one model as they were answered and logged."""
 
     model: LoadedModel
@@ -124,7 +139,7 @@ class Service:
             raise no_model(self.champion.why_none)
         return current
 
-    def predict(self, orders: Sequence[Order], asked: Sequence[Asked]) -> list[ServedRow]:
+    async def predict(self, orders: Sequence[Order], asked: Sequence[Asked]) -> list[ServedRow]:
         """Predict, count and log; each order by the model whose turn it is.
 
         Parameters
@@ -141,10 +156,10 @@ class Service:
         """
         champion, challenger = self.model(), self._taking_part()
         if challenger is None or challenger.rule.mode == "shadow":
-            served = self._serve(champion, orders, asked)
+            served = await self._serve(champion, orders, asked)
             if challenger is not None:
                 scored = partial(self._serve, challenger, orders, asked, source="shadow")
-                self.shadow.offer(scored, len(orders))
+                self.shadow.offer(lambda: at_once(scored()), len(orders))
             return [ServedRow(served, row) for row in range(len(orders))]
         rows: dict[int, ServedRow] = {}
         taken = [challenger.rule.takes(order) for order in orders]
@@ -152,14 +167,14 @@ class Service:
             positions = [position for position, whose in enumerate(taken) if whose is turn]
             if positions:
                 theirs = [orders[each] for each in positions], [asked[each] for each in positions]
-                served = self._serve_or_fall_back(model, champion, *theirs)
+                served = await self._serve_or_fall_back(model, champion, *theirs)
                 rows.update((position, ServedRow(served, row)) for row, position in enumerate(positions))
         return [rows[position] for position in range(len(orders))]
 
-    def look(self, order: Order) -> Served:
+    async def look(self, order: Order) -> Served:
         """What the champion would say of an order and be given for it; neither counted nor logged."""
         model = self.model()
-        return Served(model, [order], model.predictor.predict([order]), [""])
+        return Served(model, [order], await model.predictor.predict([order]), [""])
 
     def _taking_part(self) -> LoadedModel | None:
         """The challenger, unless it is off or is the champion by now."""
@@ -169,25 +184,32 @@ class Service:
         same = champion is not None and champion.ref.version == challenger.ref.version
         return None if same else challenger
 
-    def _serve_or_fall_back(
+    async def _serve_or_fall_back(
         self, model: LoadedModel, champion: LoadedModel, orders: Sequence[Order], asked: Sequence[Asked]
     ) -> Served:
         if model is champion:
-            return self._serve(champion, orders, asked)
+            return await self._serve(champion, orders, asked)
         try:
-            return self._serve(model, orders, asked)
+            return await self._serve(model, orders, asked)
         except Exception:  # a trial must not cost anybody an answer
             logger.exception("ALARM: the challenger version %s failed, the champion answers", model.ref.version)
             self.metrics.count("eta_challenger_faults", by=len(orders))
-            return self._serve(champion, orders, asked)
+            return await self._serve(champion, orders, asked)
 
-    def _serve(
+    async def _serve(
         self, model: LoadedModel, orders: Sequence[Order], asked: Sequence[Asked], source: str = "online"
     ) -> Served:
-        predictions = model.predictor.predict(orders)
-        served = Served(model, orders, predictions, [uuid.uuid4().hex for _ in orders])
+        predictions = await model.predictor.predict(orders)
+        served = Served(model, orders, predictions, [new_id() for _ in orders])
+        _after_the_answer(partial(self._record, served, source, asked, self.clock(), time.perf_counter()))
+        return served
+
+    def _record(
+        self, served: Served, source: str, asked: Sequence[Asked], predicted_at: datetime, answered: float
+    ) -> None:
+        """Count and log; `answered` is of `time.perf_counter()`."""
         self._count(served)
-        answered = time.perf_counter()
+        model = served.model
         self.log.offer(
             LogEntry(
                 source=source,
@@ -197,14 +219,13 @@ class Service:
                 input_names=model.bundle.input_names,
                 view_names=model.predictor.view_names,
                 prediction_ids=served.prediction_ids,
-                orders=orders,
-                predictions=predictions,
-                predicted_at=self.clock(),
+                orders=served.orders,
+                predictions=served.predictions,
+                predicted_at=predicted_at,
                 latencies_ms=[(answered - each.started) * 1_000 for each in asked],
                 request_ids=[each.request_id for each in asked],
             )
         )
-        return served
 
     def parts(self) -> dict[str, Part]:
         """What must work for undegraded answers."""

@@ -8,7 +8,6 @@ changed, or taken back, while requests go on.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Literal, get_args
 import mmh3
 
 from serving.predictor import Order
+from serving.worker import Worker
 
 __all__ = ["DEFAULT_SHARES", "SHARE_TAG", "TRAFFIC_TAG", "VARIANT_TAG", "Shadow", "TrafficError", "TrafficRule"]
 
@@ -90,7 +90,7 @@ def _share(given: str | None, default: float) -> float:
     return share
 
 
-class Shadow:
+class Shadow(Worker):
     """Scores what was answered already, in a thread; what it cannot keep up with is dropped and counted.
 
     Parameters
@@ -100,11 +100,9 @@ class Shadow:
     """
 
     def __init__(self, on_dropped: Callable[[int], None]) -> None:
+        super().__init__("shadow")
         self.on_dropped = on_dropped
         self._waiting: deque[tuple[Callable[[], object], int]] = deque()
-        self._condition = threading.Condition()
-        self._stopping = False
-        self._thread: threading.Thread | None = None
 
     def offer(self, score: Callable[[], object], rows: int) -> None:
         """Take a piece of work. Never waits."""
@@ -114,19 +112,6 @@ class Shadow:
                 return
             self._waiting.append((score, rows))
             self._condition.notify()
-
-    def start(self) -> None:
-        """Begin to score, in a thread."""
-        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Score what waits, and end."""
-        with self._condition:
-            self._stopping = True
-            self._condition.notify()
-        if self._thread is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         while True:

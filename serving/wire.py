@@ -6,25 +6,39 @@ a read: here the bytes go through its socket and hiredis' parser, and nothing el
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import select
+import ssl
 from collections import deque
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import hiredis
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, ResponseError, TimeoutError
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
 from redis.retry import Retry
 
-__all__ = ["WirePool"]
+__all__ = ["WirePool", "at_once"]
 
 CHUNK_BYTES = 16_384
 _NOT_ALL = object()
+T = TypeVar("T")
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that waits for nothing but Redis from a thread without an event loop, where that wait blocks."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    work.close()
+    raise RuntimeError("this would hold up the event loop: await it there")
 
 
 class WirePool:
-    """Connections to one Redis; safe to share between threads, and reconnects by itself.
+    """Connections to one Redis; safe to share between threads and one event loop at a time, and reconnects by itself.
 
     Parameters
     ----------
@@ -35,6 +49,7 @@ class WirePool:
     """
 
     def __init__(self, url: str, timeout: float) -> None:
+        self.timeout = timeout
         self._client = redis.Redis.from_url(
             url,
             socket_timeout=timeout,
@@ -43,50 +58,74 @@ class WirePool:
             driver_info=None,  # otherwise each new connection costs two more round trips
         )
         self._idle: deque[_Wire] = deque()
+        self._idle_on_loop: deque[_LoopWire] = deque()
         options = self._client.connection_pool.connection_kwargs
         self.address = str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
-    def exchange(self, commands: bytes, count: int) -> list[Any]:
+    async def exchange(self, commands: bytes, count: int) -> list[Any]:
         """The replies to so many packed commands; the refusal of a key that holds another type is a reply.
+
+        On an event loop others go on meanwhile. Without one it blocks: see `at_once`.
 
         Raises
         ------
         redis.RedisError
             Redis is down, slow, or refuses to answer.
         """
-        wire = self._usable()
-        replies = wire.exchange(commands, count)  # after an error it is not used again: a late reply is nobody's
-        self._idle.append(wire)
+        # Never used again after an error: a late reply is nobody's.
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            wire = _usable(self._idle) or _Wire(self._open())
+            replies = wire.exchange(commands, count)
+            self._idle.append(wire)
+            return replies
+        on_loop = _usable(self._idle_on_loop)
+        if on_loop is not None and on_loop.loop is not loop:  # the one of an event loop that has ended
+            on_loop.close()
+            on_loop = None
+        on_loop = on_loop or _LoopWire(await loop.run_in_executor(None, self._open), loop, self.timeout)
+        replies = await on_loop.exchange_on_loop(commands, count)
+        self._idle_on_loop.append(on_loop)
         return replies
 
-    def ping(self) -> None:
+    async def ping(self) -> None:
         """Raise RedisError unless Redis answers in time."""
-        self.exchange(b"*1\r\n$4\r\nPING\r\n", 1)
+        await self.exchange(b"*1\r\n$4\r\nPING\r\n", 1)
 
     def close(self) -> None:
         """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().close()
+        for idle in (self._idle, self._idle_on_loop):
+            while idle:
+                idle.pop().close()
         self._client.close()
 
-    def _usable(self) -> _Wire:
-        """A connection that nobody else uses and that the other side has not closed."""
-        while self._idle:
-            try:
-                wire = self._idle.pop()
-            except IndexError:  # another thread was quicker
-                break
-            if wire.is_quiet():
-                return wire
-            wire.close()
-        return _Wire(self._client.connection_pool.make_connection())
+    def _open(self) -> Any:
+        connection: Any = self._client.connection_pool.make_connection()
+        connection.connect()
+        return connection
+
+
+W = TypeVar("W", bound="_Wire")
+
+
+def _usable(idle: deque[W]) -> W | None:
+    """A connection that nobody else uses and that the other side has not closed."""
+    while idle:
+        try:
+            wire = idle.pop()
+        except IndexError:  # another thread was quicker
+            break
+        if wire.is_quiet():
+            return wire
+        wire.close()
+    return None
 
 
 class _Wire:
     """One open connection."""
 
     def __init__(self, connection: Any) -> None:
-        connection.connect()
         self._connection = connection
         self._socket = connection._sock
         self._reader = hiredis.Reader(notEnoughData=_NOT_ALL)
@@ -98,26 +137,95 @@ class _Wire:
         return not self._reader.has_data() and not self._readable.poll(0)
 
     def exchange(self, commands: bytes, count: int) -> list[Any]:
+        replies: list[Any] = []
         try:
             self._socket.sendall(commands)
-            return [self._reply() for _ in range(count)]
+            while not self._has_all(replies, count):
+                self._receive()
         except OSError as error:
             self.close()
-            kind = TimeoutError if isinstance(error, builtins.TimeoutError) else ConnectionError
-            raise kind(f"{kind.__name__}: {error}") from error
+            raise _as_redis_error(error) from error
         except BaseException:
             self.close()
             raise
+        return replies
 
-    def _reply(self) -> Any:
-        while (reply := self._reader.gets()) is _NOT_ALL:
-            received = self._socket.recv(CHUNK_BYTES)
-            if not received:
-                raise ConnectionError("it closed the connection")
-            self._reader.feed(received)
-        if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("WRONGTYPE"):
-            raise ResponseError(str(reply))
-        return reply
+    def _has_all(self, replies: list[Any], count: int) -> bool:
+        """Take what was received; whether so many replies are there now."""
+        while len(replies) < count:
+            reply = self._reader.gets()
+            if reply is _NOT_ALL:
+                return False
+            if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("WRONGTYPE"):
+                raise ResponseError(str(reply))
+            replies.append(reply)
+        return True
+
+    def _receive(self) -> None:
+        received = self._socket.recv(CHUNK_BYTES)
+        if not received:
+            raise ConnectionError("it closed the connection")
+        self._reader.feed(received)
 
     def close(self) -> None:
         self._connection.disconnect()
+
+
+class _LoopWire(_Wire):
+    """One open connection of an event loop."""
+
+    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        super().__init__(connection)
+        self.loop = loop
+        self._timeout = timeout
+        self._socket.setblocking(False)
+        self._descriptor = self._socket.fileno()
+        self._replies: list[Any] = []
+        self._count = 0
+        self._answer: asyncio.Future[list[Any]] = loop.create_future()
+        self._answer.cancel()  # nobody has asked yet
+        loop.add_reader(self._descriptor, self._arrived)
+
+    async def exchange_on_loop(self, commands: bytes, count: int) -> list[Any]:
+        self._replies, self._count, self._answer = [], count, self.loop.create_future()
+        too_late = self.loop.call_later(self._timeout, self._fail, TimeoutError("Timeout reading from the socket"))
+        try:
+            # Nothing else is under way here, so that the socket has room for all of it.
+            if self._socket.send(commands) != len(commands):
+                raise ConnectionError("it takes no more commands")
+            return await self._answer
+        except OSError as error:
+            self.close()
+            raise _as_redis_error(error) from error
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            too_late.cancel()
+
+    def _arrived(self) -> None:
+        try:
+            while not self._answer.done():
+                self._receive()
+                if self._has_all(self._replies, self._count):
+                    self._answer.set_result(self._replies)
+                    return
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except (OSError, RedisError) as error:
+            self._fail(error)
+        self.loop.remove_reader(self._descriptor)  # what nobody asked for stays unread, so that `is_quiet` sees it
+
+    def _fail(self, error: Exception) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(error)
+
+    def close(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self._descriptor)
+        super().close()
+
+
+def _as_redis_error(error: OSError) -> RedisError:
+    kind = TimeoutError if isinstance(error, builtins.TimeoutError) else ConnectionError
+    return kind(f"{kind.__name__}: {error}")

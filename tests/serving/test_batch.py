@@ -25,6 +25,7 @@ from serving.lookup import StoreLookup
 from serving.prediction_log import read_predictions
 from serving.predictor import Order, Predictor
 from serving.service import Asked, Service
+from serving.wire import at_once
 from tests.serving.conftest import NAMES, NOON, ROOT, BundleMaker
 
 MIDNIGHT = NOON.replace(hour=0)
@@ -116,7 +117,8 @@ def test_each_order_of_the_window_is_scored_once_and_as_online(installation: Set
     keys = ["restaurant_id", "placed_at", "driver_id", "zone_id"]
     asked = [row | {"order_id": None} for row in logged.select(keys).to_dicts()]
     request = [{"distance_km": 2.0, "item_count": 3, "order_value": 30.0}] * 3 + [{"item_count": 3}]
-    online = predictor.predict([Order(**row, **extra) for row, extra in zip(asked, request, strict=True)])
+    orders = [Order(**row, **extra) for row, extra in zip(asked, request, strict=True)]
+    online = at_once(predictor.predict(orders))
     inputs = [list(json.loads(text).values()) for text in logged["inputs"]]
     np.testing.assert_allclose(np.array(inputs, dtype=float), online.inputs, atol=1e-12)
     np.testing.assert_allclose(logged["delivery_minutes"].to_numpy(), online.estimates.minutes, atol=1e-6)
@@ -128,7 +130,7 @@ def answered_online(settings: Settings) -> None:
     service = Service(settings, clock=lambda: NOON + timedelta(minutes=45))
     service.start()
     for row in batch.orders_to_score(TODAY, settings).iter_rows(named=True):
-        service.predict([Order(**row)], [Asked("r", 0.0)])
+        at_once(service.predict([Order(**row)], [Asked("r", 0.0)]))
     service.stop()
 
 

@@ -12,6 +12,7 @@ from serving.champion import Champion
 from serving.errors import NoChampion, RegistryUnavailable
 from serving.predictor import Order, Predictor
 from serving.registry_client import BundleCache, DirectoryRegistry, ModelRef
+from serving.wire import at_once
 from tests.serving.conftest import NOON, BundleMaker
 from tests.serving.test_predictor import NoStore
 
@@ -67,7 +68,8 @@ def test_a_moved_alias_is_followed_and_the_running_request_keeps_its_model(
     assert before is not None
     assert it.champion.current is not None
     order = Order("r1", NOON)
-    old, new = (model.predictor.predict([order]).estimates.minutes[0] for model in (before, it.champion.current))
+    answers = (at_once(model.predictor.predict([order])) for model in (before, it.champion.current))
+    old, new = (answer.estimates.minutes[0] for answer in answers)
     assert new == pytest.approx(old + 5, abs=1e-4)
     assert (it.version(), it.outcomes) == ("2", ["switched", "switched"])
 

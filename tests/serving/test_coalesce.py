@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from config import Settings
 from feature_repo.window import Window
@@ -49,12 +49,8 @@ def minutes(answers: list[Any]) -> list[float]:
     return [answer.served.predictions.estimates.minutes[answer.row] for answer in answers]
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_each_gets_what_it_would_have_got_alone(service: Service, settings: Settings, quick: bool):
+def test_each_gets_what_it_would_have_got_alone(service: Service, settings: Settings):
     alone = [minutes(ask(service, [order]))[0] for order in ORDERS]
-    if not quick:
-        service.store.pace.monotonic = lambda: -1e9
-        service.store.pace._slow_until = 0
 
     together = ask(service, ORDERS)
 
@@ -73,9 +69,9 @@ def test_groups_are_bounded_and_a_lone_request_goes_alone(service: Service, monk
     sizes: list[int] = []
     predict = service.predict
 
-    def counting(orders: Sequence[Order], asked: Sequence[Asked]) -> Any:
+    async def counting(orders: Sequence[Order], asked: Sequence[Asked]) -> Any:
         sizes.append(len(orders))
-        return predict(orders, asked)
+        return await predict(orders, asked)
 
     monkeypatch.setattr(service, "predict", counting)
     ask(service, ORDERS)
@@ -87,10 +83,10 @@ def test_groups_are_bounded_and_a_lone_request_goes_alone(service: Service, monk
 def test_a_fault_is_that_of_one_request(service: Service, monkeypatch: pytest.MonkeyPatch):
     predict = service.predict
 
-    def fails_on_one(orders: Sequence[Order], asked: Sequence[Asked]) -> Any:
+    async def fails_on_one(orders: Sequence[Order], asked: Sequence[Asked]) -> Any:
         if ORDERS[3] in orders:
             raise RuntimeError("the fault of o3")
-        return predict(orders, asked)
+        return await predict(orders, asked)
 
     monkeypatch.setattr(service, "predict", fails_on_one)
     answers = ask(service, ORDERS[:8])
@@ -108,20 +104,39 @@ def test_without_a_model_everybody_is_told(service: Service):
     assert len({id(answer) for answer in answers}) == 3
 
 
-def test_a_slow_store_is_waited_for_off_the_event_loop(service: Service, monkeypatch: pytest.MonkeyPatch):
-    threads: set[str] = set()
-    predict = service.predict
+def test_a_store_that_is_slow_holds_nobody_else_up(service: Service, store: str):
+    """While Redis makes one request wait, the event loop goes on, and so does a request that needs no Redis."""
 
-    def noting(orders: Sequence[Order], asked: Sequence[Asked]) -> Any:
-        threads.add(threading.current_thread().name)
-        return predict(orders, asked)
+    async def meanwhile() -> tuple[Any, bool]:
+        coalescer = Coalescer(service)
+        ask = (coalescer.predict(order, Asked("q", time.perf_counter())) for order in ORDERS)
+        await next(ask)
+        redis.Redis.from_url(store).execute_command("CLIENT", "PAUSE", "500", "ALL")
+        waiting = asyncio.ensure_future(next(ask))
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        was_waiting = not waiting.done()
+        return await waiting, was_waiting
 
-    monkeypatch.setattr(service, "predict", noting)
-    ask(service, ORDERS[:1])
-    assert threads == {threading.current_thread().name}
+    answer, was_waiting = asyncio.run(meanwhile())
 
-    threads.clear()
-    service.store.pace.took(1.0)
-    ask(service, ORDERS[:1])
-    assert threads
-    assert threading.current_thread().name not in threads
+    assert was_waiting
+    assert answer.served.predictions.reasons[answer.row] == ()
+
+
+def test_a_client_that_goes_takes_nobody_with_it(service: Service):
+    async def one_goes() -> list[Any]:
+        coalescer = Coalescer(service)
+        requests = [
+            asyncio.ensure_future(coalescer.predict(order, Asked("q", time.perf_counter()))) for order in ORDERS[:4]
+        ]
+        await asyncio.sleep(0)
+        requests[0].cancel()  # the one that the others have joined
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        requests[0] = asyncio.ensure_future(coalescer.predict(ORDERS[0], Asked("q", time.perf_counter())))
+        return [*answers, await requests[0]]
+
+    gone, *answered = asyncio.run(one_goes())
+
+    assert isinstance(gone, asyncio.CancelledError)
+    assert [answer.served.orders[answer.row] for answer in answered] == [*ORDERS[1:4], ORDERS[0]]

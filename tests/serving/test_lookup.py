@@ -8,8 +8,9 @@ import pytest
 
 from config import Settings
 from serving.bundle import Bundle
-from serving.lookup import QUICK_SECONDS, SLOW_FOR_SECONDS, CircuitBreaker, Pace, StoreLookup
+from serving.lookup import CircuitBreaker, StoreLookup
 from serving.predictor import LookupFailed
+from serving.wire import at_once
 from tests.conftest import free_port
 from tests.serving.conftest import NOON, fill_store
 
@@ -54,9 +55,9 @@ def test_a_dead_store_is_asked_three_times_and_found_again_after_the_cool_down(
     lookup = store.for_bundle(Bundle.load(bundle_dir))
     for _ in range(3):
         with pytest.raises(LookupFailed, match="does not answer"):
-            lookup.read(ROW, NOON)
+            at_once(lookup.read(ROW, [NOON]))
     with pytest.raises(LookupFailed, match="failed a moment ago"):
-        lookup.read(ROW, NOON)
+        at_once(lookup.read(ROW, [NOON]))
     ready, detail = store.ping()
     assert not ready
     assert detail.endswith("the circuit breaker is open: one request per second asks Redis")
@@ -64,12 +65,12 @@ def test_a_dead_store_is_asked_three_times_and_found_again_after_the_cool_down(
     fill_store(redis_url)
     lookup.reader = StoreLookup(settings).for_bundle(Bundle.load(bundle_dir)).reader
     with pytest.raises(LookupFailed, match="failed a moment ago"):
-        lookup.read(ROW, NOON)
+        at_once(lookup.read(ROW, [NOON]))
     clock.now += 1
 
-    assert lookup.read(ROW, NOON).values[0, :3].tolist() == [40, 30.5, 20]
+    assert at_once(lookup.read(ROW, [NOON]))[0][0].values == [40, 30.5, 20]
     assert not store.breaker.is_open
-    lookup.read(ROW, NOON)
+    at_once(lookup.read(ROW, [NOON]))
     warned, told = caplog.messages  # once each, however many requests were answered meanwhile
     assert warned.startswith("answers are degraded: Redis at 127.0.0.1:")
     assert told == "the online store answers again"
@@ -86,7 +87,7 @@ def test_a_store_that_accepts_but_never_answers_costs_its_time_out_three_times(b
         started = time.perf_counter()
         for _ in range(20):
             with pytest.raises(LookupFailed):
-                lookup.read(ROW, NOON)
+                at_once(lookup.read(ROW, [NOON]))
 
     # 20 time-outs of 50 ms would be a second; redis-py's own retries would be seven.
     assert time.perf_counter() - started < 0.9
@@ -99,18 +100,3 @@ def test_ping_says_what_to_do(settings: Settings, redis_url: str):
     ok, detail = dead.ping()
     assert not ok
     assert "start it (make up); answers are degraded until then" in detail
-
-
-def test_after_a_slow_read_requests_wait_in_threads_for_a_moment_and_then_on_the_loop_again():
-    now = [0.0]
-    pace = Pace(monotonic=lambda: now[0])
-    assert pace.is_quick
-
-    pace.took(QUICK_SECONDS)
-    assert pace.is_quick
-    pace.took(QUICK_SECONDS * 1.1)
-    assert not pace.is_quick
-    now[0] += SLOW_FOR_SECONDS / 2
-    pace.took(10)  # a thread that waited its turn
-    now[0] += SLOW_FOR_SECONDS / 2
-    assert pace.is_quick

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -24,10 +24,10 @@ DAY_OF_NOON = Window(NOON.replace(hour=0), NOON.replace(hour=0) + DAY)
 def entry(rows: int = 1, at: datetime = NOON, prefix: str = "p", **changes: object) -> LogEntry:
     """An entry of rows that differ only in their ids."""
     predictions = Predictions(
-        inputs=np.tile([31.25, np.nan], (rows, 1)),
-        statuses=np.tile(np.array([FeatureStatus.PRESENT, FeatureStatus.STALE], dtype=np.uint8), (rows, 1)),
-        event_times=np.full((rows, 1), (NOON - timedelta(hours=1)).timestamp()),
-        estimates=Estimates(np.full(rows, 30.0), np.full(rows, 24.5), np.full(rows, 41.0)),
+        inputs=[[31.25, math.nan]] * rows,
+        statuses=[bytes([FeatureStatus.PRESENT, FeatureStatus.STALE])] * rows,
+        event_times=[((NOON - timedelta(hours=1)).timestamp(),)] * rows,
+        estimates=Estimates([30.0] * rows, [24.5] * rows, [41.0] * rows),
         reasons=[()] * rows,
     )
     values: dict = {
@@ -85,7 +85,7 @@ def test_a_row_is_logged_with_every_value(log: PredictionLog, settings: Settings
 
 def test_what_is_absent_is_null(log: PredictionLog, settings: Settings):
     nothing = entry(latencies_ms=None, request_ids=None)
-    nothing.predictions.event_times[:] = np.nan
+    nothing.predictions.event_times = [(math.nan,)]
     nothing.predictions.reasons[0] = ("the store is down",)
     log.offer(nothing)
     log.stop()

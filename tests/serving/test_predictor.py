@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,17 +14,19 @@ from config import Settings
 from serving.bundle import Bundle
 from serving.errors import BundleError
 from serving.lookup import StoreLookup
+from serving.online import StoredRow
 from serving.predictor import (
     ALL_STALE,
     OTHER_REQUEST_FUNCTION,
     STORE_DOWN,
     UNDECODABLE,
     FeatureStatus,
-    Looked,
     LookupFailed,
     Order,
+    Predictions,
     Predictor,
 )
+from serving.wire import at_once
 from tests.conftest import free_port
 from tests.serving.conftest import NAMES, NOON, BundleMaker, write_online
 
@@ -33,6 +36,10 @@ FULL = Order(
 )
 
 
+def predict(predictor: Predictor, orders: Sequence[Order]) -> Predictions:
+    return at_once(predictor.predict(orders))
+
+
 @pytest.fixture
 def predictor(bundle_dir: Path, settings: Settings, store: str) -> Predictor:
     bundle = Bundle.load(bundle_dir)
@@ -40,15 +47,14 @@ def predictor(bundle_dir: Path, settings: Settings, store: str) -> Predictor:
 
 
 def test_stored_requested_and_computed_values_become_the_inputs_in_their_order(predictor: Predictor):
-    found = predictor.predict([FULL])
+    found = predict(predictor, [FULL])
 
     cosine = math.cos(2 * math.pi * 13 / 24)
-    assert found.inputs[0].tolist() == pytest.approx([40, 30.5, 20, 28, 12, 2, 3, 30, cosine, 1, 1.5])
-    assert found.statuses.tolist() == [[FeatureStatus.PRESENT] * 11]
-    assert found.event_times.tolist() == [[NOON.timestamp()] * 3]
+    assert list(found.inputs[0]) == pytest.approx([40, 30.5, 20, 28, 12, 2, 3, 30, cosine, 1, 1.5])
+    assert found.statuses == [bytes([FeatureStatus.PRESENT] * 11)]
+    assert found.event_times == [(NOON.timestamp(),) * 3]
     assert found.reasons == [()]
-    expected = predictor.bundle.estimate(found.inputs.astype(np.float32))
-    assert [value.tolist() for value in found.estimates] == [value.tolist() for value in expected]
+    assert found.estimates == predictor.bundle.estimate(np.array(found.inputs, dtype=np.float32))
 
 
 @pytest.mark.parametrize(("source", "wanted"), [("request", "surge"), ("on_demand", "surge")])
@@ -78,24 +84,24 @@ def test_many_rows_give_what_each_gives_alone(predictor: Predictor, store: str):
         for driver, value in (("d1", 10.0), (None, None))
     ]
 
-    together = predictor.predict(orders)
-    alone = [predictor.predict([order]) for order in orders]
+    together = predict(predictor, orders)
+    alone = [predict(predictor, [order]) for order in orders]
 
     np.testing.assert_array_equal(together.inputs, np.concatenate([one.inputs for one in alone]))
-    np.testing.assert_array_equal(together.statuses, np.concatenate([one.statuses for one in alone]))
     np.testing.assert_array_equal(together.event_times, np.concatenate([one.event_times for one in alone]))
-    np.testing.assert_array_equal(together.estimates.minutes, np.concatenate([o.estimates.minutes for o in alone]))
+    assert together.statuses == [one.statuses[0] for one in alone]
+    assert together.estimates.minutes == [one.estimates.minutes[0] for one in alone]
     assert together.reasons == [one.reasons[0] for one in alone]
 
 
 def test_what_is_not_known_is_missing_and_does_not_degrade_the_answer(predictor: Predictor):
-    found = predictor.predict([Order("never seen", NOON)])
+    found = predict(predictor, [Order("never seen", NOON)])
 
     missing = [name for name, status in zip(NAMES, found.statuses[0], strict=True) if status == FeatureStatus.MISSING]
     assert missing == [
         name for name in NAMES if name not in ("request_features__hour_of_day_cos", "request_features__is_peak_hour")
     ]
-    assert np.isnan(found.inputs[0, :8]).all()
+    assert np.isnan(found.inputs[0][:8]).all()
     assert found.reasons == [()]
     assert 0 < found.estimates.minutes[0] < 180
 
@@ -103,20 +109,20 @@ def test_what_is_not_known_is_missing_and_does_not_degrade_the_answer(predictor:
 def test_a_value_is_fresh_up_to_its_time_to_live_and_stale_after(predictor: Predictor):
     at_limit, beyond = (Order("r1", NOON + 26 * HOUR + extra) for extra in (timedelta(0), timedelta(seconds=1)))
 
-    fresh, stale = predictor.predict([at_limit]), predictor.predict([beyond])
+    fresh, stale = predict(predictor, [at_limit]), predict(predictor, [beyond])
 
-    assert (fresh.statuses[0, :3] == FeatureStatus.PRESENT).all()
-    assert (stale.statuses[0, :3] == FeatureStatus.STALE).all()
-    assert np.isnan(stale.inputs[0, :3]).all()
+    assert fresh.statuses[0][:3] == bytes([FeatureStatus.PRESENT] * 3)
+    assert stale.statuses[0][:3] == bytes([FeatureStatus.STALE] * 3)
+    assert np.isnan(stale.inputs[0][:3]).all()
     assert stale.reasons == [(ALL_STALE,)]
 
 
 def test_one_stale_view_beside_a_fresh_one_is_listed_but_does_not_degrade(predictor: Predictor, store: str):
     write_online(store, "zone_id", "z1", "zone_stats", NOON + 30 * HOUR, {"open_order_count": 9})
 
-    found = predictor.predict([Order("r1", NOON + 30 * HOUR, zone_id="z1")])
+    found = predict(predictor, [Order("r1", NOON + 30 * HOUR, zone_id="z1")])
 
-    assert found.statuses[0, :5].tolist() == [
+    assert list(found.statuses[0][:5]) == [
         FeatureStatus.STALE,
         FeatureStatus.STALE,
         FeatureStatus.STALE,
@@ -132,11 +138,11 @@ def test_a_value_that_cannot_be_decoded_degrades_the_answer(predictor: Predictor
         (field,) = [name for name in client.hkeys(key) if not name.startswith(b"_ts:")]
         client.hset(key, field, b"\xff\xff\xff")
 
-    found = predictor.predict([FULL])
+    found = predict(predictor, [FULL])
 
-    assert found.statuses[0, 4] == FeatureStatus.UNDECODABLE
-    assert np.isnan(found.inputs[0, 4])
-    assert found.inputs[0, 0] == 40
+    assert found.statuses[0][4] == FeatureStatus.UNDECODABLE
+    assert np.isnan(found.inputs[0][4])
+    assert found.inputs[0][0] == 40
     assert found.reasons == [(UNDECODABLE,)]
 
 
@@ -144,19 +150,19 @@ def test_a_dead_store_leaves_what_the_request_brought(bundle_dir: Path, settings
     bundle = Bundle.load(bundle_dir)
     dead = settings.model_copy(update={"redis_url_override": f"redis://127.0.0.1:{free_port()}/0"})
 
-    found = Predictor(bundle, StoreLookup(dead).for_bundle(bundle)).predict([FULL, FULL])
+    found = predict(Predictor(bundle, StoreLookup(dead).for_bundle(bundle)), [FULL, FULL])
 
-    assert (found.statuses[:, :5] == FeatureStatus.UNAVAILABLE).all()
-    assert np.isnan(found.inputs[:, :5]).all()
-    assert found.inputs[0, 5:8].tolist() == [2, 3, 30]
-    assert found.statuses[0, 10] == FeatureStatus.MISSING
+    assert [row[:5] for row in found.statuses] == [bytes([FeatureStatus.UNAVAILABLE] * 5)] * 2
+    assert np.isnan([row[:5] for row in found.inputs]).all()
+    assert found.inputs[0][5:8] == (2, 3, 30)
+    assert found.statuses[0][10] == FeatureStatus.MISSING
     assert found.reasons == [(STORE_DOWN,)] * 2
 
 
 def test_another_version_of_the_request_function_is_admitted_in_every_answer(make_bundle: BundleMaker):
     bundle = Bundle.load(make_bundle(request_function_version="older"))
 
-    assert Predictor(bundle, NoStore()).predict([FULL]).reasons == [(OTHER_REQUEST_FUNCTION, STORE_DOWN)]
+    assert predict(Predictor(bundle, NoStore()), [FULL]).reasons == [(OTHER_REQUEST_FUNCTION, STORE_DOWN)]
 
 
 def test_a_model_without_stored_features_asks_no_store(make_bundle: BundleMaker):
@@ -168,16 +174,16 @@ def test_a_model_without_stored_features_asks_no_store(make_bundle: BundleMaker)
     )
     bundle = Bundle(parsed, RowMean())  # type: ignore[arg-type]
 
-    found = Predictor(bundle, NoStore()).predict([FULL])
+    found = predict(Predictor(bundle, NoStore()), [FULL])
 
-    assert found.inputs.tolist() == [[2.0, 3.0, 30.0]]
+    assert found.inputs == [(2.0, 3.0, 30.0)]
     assert found.reasons == [()]
 
 
 class NoStore:
     """A store that never answers."""
 
-    def read(self, rows: list[dict[str, str | None]], as_of: datetime) -> Looked:
+    async def read(self, rows: list[dict[str, str | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
         raise LookupFailed("down")
 
 
@@ -187,5 +193,8 @@ class RowMean:
     def get_inputs(self) -> list:
         return [type("Input", (), {"name": "inputs"})]
 
-    def run(self, _: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def get_outputs(self) -> list:
+        return [type("Output", (), {"name": "minutes"})]
+
+    def run(self, _: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         return [feed["inputs"].mean(axis=1, keepdims=True)]

@@ -208,6 +208,18 @@ def run_serving(**environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60, check=False)
 
 
+def test_an_answer_goes_out_in_one_piece_and_a_head_alone_at_once(serve: Serve, bundle_dir: Path, store: str):
+    with serve(ETA_MODEL_DIR=str(bundle_dir)) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.settimeout(10)
+        client.sendall(b"HEAD /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 OK\r\n")
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.recv(65_536).endswith(b'\r\n\r\n{"status":"ok"}')
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        assert client.recv(65_536).endswith(b'\r\n\r\n{"status":"ok"}')
+        assert client.recv(65_536) == b""
+
+
 PREDICT_AND_LIST_MODULES = """
 import json, sys, time
 begin = time.perf_counter()
@@ -215,13 +227,15 @@ from config import get_settings
 from serving.app import create_app
 from serving.predictor import Order
 from serving.service import Asked
+from serving.wire import at_once
 from feature_repo.window import as_utc
 app = create_app(get_settings())
 service = app.state.service
 service.start()
 ready = time.perf_counter() - begin
 placed = as_utc("2026-05-01T12:00:00+00:00")
-service.predict([Order("r1", placed, order_value=3.0), Order("r2", placed)], [Asked("q", begin)] * 2)
+orders = [Order("r1", placed, order_value=3.0), Order("r2", placed)]
+at_once(service.predict(orders, [Asked("q", begin)] * 2))
 service.log.flush()
 service.stop()
 assert service.log.written == 2

@@ -20,6 +20,7 @@ from serving.predictor import Order
 from serving.registry_client import CHALLENGER, DirectoryRegistry, ModelRef
 from serving.service import Asked, Service
 from serving.traffic import SHADOW_CAPACITY, Shadow, TrafficError, TrafficRule
+from serving.wire import at_once
 from tests.serving.conftest import NOON, BundleMaker
 
 CUSTOMERS = [Order("r1", NOON, order_id=f"o{n}", customer_id=f"c{n}") for n in range(2_000)]
@@ -106,7 +107,7 @@ def service(settings: Settings, store: str, registry: TwoModels) -> Iterator[Ser
 
 
 def predict(service: Service, orders: list[Order]) -> list[tuple[str, float]]:
-    answered = service.predict(orders, [Asked("q", 0.0)] * len(orders))
+    answered = at_once(service.predict(orders, [Asked("q", 0.0)] * len(orders)))
     assert [row.served.orders[row.row] for row in answered] == orders
     return [(row.served.model.variant, row.served.predictions.estimates.minutes[row.row]) for row in answered]
 

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
+import uvloop
 from redis.exceptions import RedisError, ResponseError
 
-from serving.wire import WirePool
+from serving.wire import WirePool, at_once
 from tests.conftest import free_port
 
 PING = b"*1\r\n$4\r\nPING\r\n"
+Exchange = Callable[[WirePool, bytes, int], Any]
 
 
 def echo(text: bytes) -> bytes:
     return b"*2\r\n$4\r\nECHO\r\n$%d\r\n%s\r\n" % (len(text), text)
+
+
+@pytest.fixture(params=["thread", "asyncio", "uvloop"])
+def exchange(request: pytest.FixtureRequest) -> Iterator[Exchange]:
+    """What a pool is asked with: from a thread, where it blocks, or on one event loop for the whole test."""
+    if request.param == "thread":
+        yield lambda pool, commands, count: at_once(pool.exchange(commands, count))
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if request.param == "uvloop" else None) as runner:
+        yield lambda pool, commands, count: runner.run(pool.exchange(commands, count))
 
 
 @pytest.fixture
@@ -29,37 +43,92 @@ def connections(url: str) -> int:
     return len(redis.Redis.from_url(url).client_list())
 
 
-def test_replies_come_in_the_order_of_the_commands_over_one_connection(pool: WirePool, redis_url: str):
+def test_replies_come_in_the_order_of_the_commands_over_one_connection(
+    exchange: Exchange, pool: WirePool, redis_url: str
+):
     before = connections(redis_url)
-    assert pool.exchange(echo(b"a") + echo(b"b"), 2) == [b"a", b"b"]
+    assert exchange(pool, echo(b"a") + echo(b"b"), 2) == [b"a", b"b"]
     large = b"x" * 300_000
-    assert pool.exchange(echo(large), 1) == [large]
+    assert exchange(pool, echo(large), 1) == [large]
     assert connections(redis_url) == before + 1
 
 
-def test_a_key_of_another_type_is_a_reply_and_any_other_refusal_an_error(pool: WirePool, redis_url: str):
+def test_a_key_of_another_type_is_a_reply_and_any_other_refusal_an_error(
+    exchange: Exchange, pool: WirePool, redis_url: str
+):
     redis.Redis.from_url(redis_url).set("text", "1")
     hget = b"*3\r\n$4\r\nHGET\r\n$4\r\ntext\r\n$1\r\nf\r\n"
-    refusal, answer = pool.exchange(hget + echo(b"a"), 2)
+    refusal, answer = exchange(pool, hget + echo(b"a"), 2)
     assert (str(refusal)[:9], answer) == ("WRONGTYPE", b"a")
 
     with pytest.raises(ResponseError, match="unknown command"):
-        pool.exchange(b"*1\r\n$7\r\nNOTHING\r\n" + echo(b"late"), 2)
-    assert pool.exchange(echo(b"next"), 1) == [b"next"]
+        exchange(pool, b"*1\r\n$7\r\nNOTHING\r\n" + echo(b"late"), 2)
+    assert exchange(pool, echo(b"next"), 1) == [b"next"]
 
 
-def test_a_reply_that_nobody_read_is_not_taken_for_the_next(pool: WirePool):
-    assert pool.exchange(echo(b"read") + echo(b"unread"), 1) == [b"read"]
-    assert pool.exchange(echo(b"next"), 1) == [b"next"]
+def test_a_reply_that_nobody_read_is_not_taken_for_the_next(exchange: Exchange, pool: WirePool):
+    assert exchange(pool, echo(b"read") + echo(b"unread"), 1) == [b"read"]
+    assert exchange(pool, echo(b"next"), 1) == [b"next"]
 
 
-def test_a_connection_that_redis_closed_is_replaced(pool: WirePool, redis_url: str):
-    pool.ping()
+def test_a_reply_that_comes_too_late_is_not_taken_for_the_next(exchange: Exchange, redis_url: str):
+    impatient = WirePool(redis_url, timeout=0.05)
+    assert exchange(impatient, echo(b"first"), 1) == [b"first"]
+    redis.Redis.from_url(redis_url).execute_command("CLIENT", "PAUSE", "300", "ALL")
+    with pytest.raises(RedisError, match="Timeout"):
+        exchange(impatient, echo(b"late"), 1)
+    redis.Redis.from_url(redis_url).ping()
+    impatient.timeout = 2.0
+
+    assert exchange(impatient, echo(b"next"), 1) == [b"next"]
+
+
+def test_a_connection_that_redis_closed_is_replaced(exchange: Exchange, pool: WirePool, redis_url: str):
+    exchange(pool, PING, 1)
     redis.Redis.from_url(redis_url).execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    assert pool.exchange(echo(b"again"), 1) == [b"again"]
+    assert exchange(pool, echo(b"again"), 1) == [b"again"]
 
 
-def test_nobody_at_the_address_is_an_error_at_once():
+def test_a_password_and_a_database_are_those_of_the_address(exchange: Exchange, redis_url: str):
+    client = redis.Redis.from_url(redis_url)
+    client.execute_command("ACL", "SETUSER", "reader", "on", ">p w", "+@all", "~*")
+    address = redis_url.removeprefix("redis://").removesuffix("/0")
+    redis.Redis.from_url(f"redis://{address}/1").set("k", "of one")
+    get = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
+
+    assert exchange(WirePool(f"redis://reader:p%20w@{address}/1", 2.0), get, 1) == [b"of one"]
+    with pytest.raises(RedisError, match="invalid username-password"):
+        exchange(WirePool(f"redis://reader:wrong@{address}/1", 2.0), get, 1)
+
+
+def test_nobody_at_the_address_is_an_error_at_once(exchange: Exchange):
     nobody = WirePool(f"redis://127.0.0.1:{free_port()}/0", timeout=0.05)
     with pytest.raises(RedisError, match="refused"):
-        nobody.ping()
+        exchange(nobody, PING, 1)
+
+
+def test_requests_side_by_side_on_one_loop_each_get_their_own_answer(pool: WirePool):
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(pool.exchange(echo(b"%d" % number), 1) for number in range(50)))
+
+    assert asyncio.run(ask()) == [[b"%d" % number] for number in range(50)]
+    assert asyncio.run(ask()) == [[b"%d" % number] for number in range(50)]  # on another loop
+
+
+def test_who_gives_up_waiting_leaves_nothing_behind(pool: WirePool, redis_url: str):
+    async def give_up() -> Any:
+        await pool.exchange(PING, 1)
+        redis.Redis.from_url(redis_url).execute_command("CLIENT", "PAUSE", "100", "ALL")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.exchange(echo(b"given up"), 1), 0.01)
+        return await pool.exchange(echo(b"next"), 1)
+
+    assert asyncio.run(give_up()) == [b"next"]
+
+
+def test_what_would_hold_up_an_event_loop_is_a_mistake(pool: WirePool):
+    async def blocks() -> None:
+        at_once(pool.ping())
+
+    with pytest.raises(RuntimeError, match="would hold up the event loop"):
+        asyncio.run(blocks())

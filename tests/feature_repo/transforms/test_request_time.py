@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from config.settings import ROOT
 from feature_repo.transforms import request_time
+from feature_repo.transforms.request_row import compute_row
 
 MONDAY_NOON = 1_772_452_800.0  # 2026-03-02T12:00Z
 
@@ -47,6 +51,18 @@ def test_peak_hours_are_whole_hours(hour, peak):
 def test_a_ratio_that_cannot_be_is_missing_without_a_warning(value, mean):
     with np.errstate(all="raise"):
         assert np.isnan(compute(value=value, mean=mean)["order_value_to_restaurant_mean"])
+
+
+@given(
+    placed_at=st.integers(946_684_800_000_000, 4_102_444_800_000_000).map(lambda micros: micros / 1e6),
+    value=st.floats(0, 1e5) | st.just(math.nan),
+    mean=st.floats(-1, 1e5) | st.sampled_from([math.nan, math.inf, 0.0]),
+)
+@example(placed_at=MONDAY_NOON + 6 * 3_600, value=30.0, mean=20.0)
+def test_a_request_alone_is_given_the_same_numbers(placed_at: float, value: float, mean: float):
+    alone = compute_row(placed_at, value, mean)
+
+    np.testing.assert_allclose(alone, list(compute(placed_at, value, mean).values()), rtol=0, atol=1e-15)
 
 
 def test_no_rows_give_no_rows():
