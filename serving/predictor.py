@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from feature_repo.transforms import request_time
-from feature_repo.transforms.request_row import compute_row
 from serving.bundle import Bundle, BundleInput, BundleView, Estimates
 from serving.errors import BundleError
 from serving.online import StoredRow
@@ -35,7 +34,7 @@ OTHER_REQUEST_FUNCTION = "request-time features are computed by another version 
 REQUEST_FIELDS = ("distance_km", "item_count", "order_value")
 ORDER_VALUE = REQUEST_FIELDS.index("order_value")
 _request_values = attrgetter(*REQUEST_FIELDS)
-_COMPUTED = tuple(request_time.compute([0.0], [1.0], [1.0]))
+_COMPUTED = request_time.FEATURES
 
 RESTAURANT_VALUE = ("restaurant_stats", "order_value_mean_28d")
 """The stored feature that the request-time features refer to."""
@@ -199,7 +198,7 @@ class Predictor:
         given = []
         for order, row, values in zip(orders, requested, stored, strict=True):
             usual = math.nan if self._restaurant_value is None else values[self._restaurant_value]
-            given.append((*row, *compute_row(order.placed_at.timestamp(), row[ORDER_VALUE], usual)))
+            given.append((*row, *request_time.compute_row(order.placed_at.timestamp(), row[ORDER_VALUE], usual)))
         return given
 
     def _reasons(self, statuses: Sequence[bytes], store_down: bool) -> list[tuple[str, ...]]:

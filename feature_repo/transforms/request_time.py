@@ -1,11 +1,13 @@
-"""Features of a request, on numpy arrays: Feast's on-demand view and the serving process both call `compute`.
+"""Features of a request: Feast's on-demand view and the serving process both call `compute_row`.
 
-Only numpy is imported here, so the request path costs microseconds and needs neither Feast nor pandas.
+It is plain Python: for the one row of a request, numpy takes longer to begin than to compute, and offline a million
+rows cost three seconds. So there is one definition, and online and offline are equal to the last bit.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +20,61 @@ MONDAY = 4 * DAY_SECONDS
 """1970-01-05, the first Monday of Unix time: the start of a week."""
 PEAK_HOURS = (11, 12, 13, 18, 19, 20)
 """Full hours of lunch and dinner, UTC. A marketplace in another zone learns its phase from the sines and cosines."""
-_IS_PEAK = np.array([hour in PEAK_HOURS for hour in range(24)], dtype=np.int64)
+FEATURES = (
+    "hour_of_day_sin",
+    "hour_of_day_cos",
+    "day_of_week_sin",
+    "day_of_week_cos",
+    "is_peak_hour",
+    "order_value_to_restaurant_mean",
+)
+"""What `compute_row` returns, in its order."""
+
+
+def compute_row(placed_at: float, order_value: float, restaurant_order_value_mean: float) -> tuple[float, ...]:
+    """The features of one request.
+
+    Parameters
+    ----------
+    placed_at : float
+        Unix seconds, UTC.
+    order_value : float
+        Value of the order in units of currency; NaN where unknown.
+    restaurant_order_value_mean : float
+        The restaurant's mean order value of 28 days; NaN where unknown.
+
+    Returns
+    -------
+    tuple of float
+        `FEATURES`. The ratio is NaN where a value is unknown or the mean is not positive.
+    """
+    day_seconds = placed_at % DAY_SECONDS
+    day_angle = 2 * math.pi * day_seconds / DAY_SECONDS
+    week_angle = 2 * math.pi * ((placed_at - MONDAY) % WEEK_SECONDS) / WEEK_SECONDS
+    usable = 0 < restaurant_order_value_mean < math.inf
+    return (
+        math.sin(day_angle),
+        math.cos(day_angle),
+        math.sin(week_angle),
+        math.cos(week_angle),
+        float(day_seconds // HOUR_SECONDS in PEAK_HOURS),
+        order_value / restaurant_order_value_mean if usable else math.nan,
+    )
 
 
 def compute(
     placed_at: ArrayLike, order_value: ArrayLike, restaurant_order_value_mean: ArrayLike
 ) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
-    """The columns of `request_features`, in the order of its schema.
+    """`compute_row` of each of n requests.
 
     Parameters
     ----------
-    placed_at : float64, shape (n,)
-        Unix seconds, UTC.
-    order_value : float64, shape (n,)
-        Value of the order in units of currency; NaN where unknown.
-    restaurant_order_value_mean : float64, shape (n,)
-        The restaurant's mean order value of 28 days; NaN where unknown.
+    placed_at, order_value, restaurant_order_value_mean : float64, shape (n,)
 
     Returns
     -------
     dict of str to array, shape (n,)
-        Float64, except `is_peak_hour`, which is int64. The ratio is NaN where a value is unknown or the mean is not
-        positive.
+        The columns of `request_features`: float64, except `is_peak_hour`, which is int64.
 
     Examples
     --------
@@ -47,28 +82,13 @@ def compute(
     >>> float(columns["hour_of_day_cos"][0]), float(columns["order_value_to_restaurant_mean"][0])
     (1.0, 1.5)
     """
-    seconds = np.asarray(placed_at, dtype=np.float64)
-    day_seconds = seconds % DAY_SECONDS
-    day_angle = 2 * np.pi * day_seconds / DAY_SECONDS
-    week_angle = 2 * np.pi * ((seconds - MONDAY) % WEEK_SECONDS) / WEEK_SECONDS
-    hour = (day_seconds // HOUR_SECONDS).astype(np.intp)
-    return {
-        "hour_of_day_sin": np.sin(day_angle),
-        "hour_of_day_cos": np.cos(day_angle),
-        "day_of_week_sin": np.sin(week_angle),
-        "day_of_week_cos": np.cos(week_angle),
-        "is_peak_hour": _IS_PEAK.take(hour, mode="clip"),
-        "order_value_to_restaurant_mean": _ratio(order_value, restaurant_order_value_mean),
-    }
-
-
-def _ratio(value: ArrayLike, mean: ArrayLike) -> NDArray[np.float64]:
-    numerator = np.asarray(value, dtype=np.float64)
-    denominator = np.asarray(mean, dtype=np.float64)
-    usable = np.isfinite(denominator) & (denominator > 0)
-    ratio = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=ratio, where=usable)
-    return ratio
+    given = [
+        np.asarray(values, np.float64).tolist() for values in (placed_at, order_value, restaurant_order_value_mean)
+    ]
+    rows = np.array([compute_row(*row) for row in zip(*given, strict=True)], np.float64).reshape(-1, len(FEATURES))
+    columns: dict[str, NDArray[np.float64] | NDArray[np.int64]] = dict(zip(FEATURES, rows.T.copy(), strict=True))
+    columns["is_peak_hour"] = columns["is_peak_hour"].astype(np.int64)
+    return columns
 
 
 REQUEST_FUNCTION_VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from config.settings import ROOT
 from feature_repo.transforms import request_time
-from feature_repo.transforms.request_row import compute_row
 
 MONDAY_NOON = 1_772_452_800.0  # 2026-03-02T12:00Z
 
@@ -59,10 +58,11 @@ def test_a_ratio_that_cannot_be_is_missing_without_a_warning(value, mean):
     mean=st.floats(-1, 1e5) | st.sampled_from([math.nan, math.inf, 0.0]),
 )
 @example(placed_at=MONDAY_NOON + 6 * 3_600, value=30.0, mean=20.0)
-def test_a_request_alone_is_given_the_same_numbers(placed_at: float, value: float, mean: float):
-    alone = compute_row(placed_at, value, mean)
-
-    np.testing.assert_allclose(alone, list(compute(placed_at, value, mean).values()), rtol=0, atol=1e-15)
+def test_many_requests_are_given_what_each_is_given_alone(placed_at: float, value: float, mean: float):
+    alone = [request_time.compute_row(placed_at, value, mean), request_time.compute_row(placed_at + 1, value, mean)]
+    together = request_time.compute([placed_at, placed_at + 1], [value] * 2, [mean] * 2)
+    np.testing.assert_array_equal(np.array(alone), np.column_stack(list(together.values())))
+    assert tuple(together) == request_time.FEATURES
 
 
 def test_no_rows_give_no_rows():
