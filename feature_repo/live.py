@@ -37,8 +37,39 @@ class LiveUnavailable(RuntimeError):
     """Live values cannot be computed now; the message says what has to happen first."""
 
 
-def refresh(as_of: datetime, settings: Settings) -> dict[str, Any]:
+class Online:
+    """The live views with the store that they are brought to, opened once for many refreshes.
+
+    Parameters
+    ----------
+    settings : Settings
+        The process's own.
+
+    Raises
+    ------
+    LiveUnavailable
+        A live view is not registered.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from feature_repo.store import feature_store
+        from feature_repo.transforms.views import LIVE
+
+        self.store = feature_store(settings)
+        self.views = [view for view in self.store.list_batch_feature_views() if view.name in LIVE]
+        if missing := sorted(set(LIVE) - {view.name for view in self.views}):
+            raise LiveUnavailable(f"views {missing} are not registered: run `feast -c feature_repo apply` first")
+
+
+def refresh(as_of: datetime, settings: Settings, online: Online | None = None) -> dict[str, Any]:
     """Bring the newest row of each entity of each live view online, as of an instant on a full step.
+
+    Parameters
+    ----------
+    as_of : datetime
+    settings : Settings
+    online : Online, optional
+        Opened now unless given.
 
     Returns
     -------
@@ -50,7 +81,7 @@ def refresh(as_of: datetime, settings: Settings) -> dict[str, Any]:
     SourceNotReady
         The landing folder is not complete up to `as_of`; a later try may succeed.
     LiveUnavailable
-        No hour has been computed, or the last one lies too far back.
+        No hour has been computed, the last one lies too far back, or a view is not registered.
     DefinitionChanged
         The rows on disk were made under other definitions.
     OnlineStoreUnavailable
@@ -69,7 +100,7 @@ def refresh(as_of: datetime, settings: Settings) -> dict[str, Any]:
     if coverage != read_coverage(settings):
         # The hourly run has published meanwhile: what was read may be of two hours.
         rows = rows_until(as_of, settings)
-    return bring_online(rows, as_of, settings)
+    return bring_online(rows, as_of, settings, online or Online(settings))
 
 
 def landed_until(settings: Settings) -> datetime:
@@ -118,23 +149,22 @@ def rows_until(as_of: datetime, settings: Settings) -> dict[str, pl.DataFrame]:
     return compute_rows(since, compute_tiles(since, settings, LIVE, landed), settings, LIVE)
 
 
-def bring_online(rows: Mapping[str, pl.DataFrame], as_of: datetime, settings: Settings) -> dict[str, Any]:
+def bring_online(
+    rows: Mapping[str, pl.DataFrame], as_of: datetime, settings: Settings, online: Online
+) -> dict[str, Any]:
     """Write the newest row of each entity as of an instant: of `rows`, where there is one, else of the offline rows."""
-    from feature_repo.store import feature_store
     from feature_repo.stores import materialize
     from feature_repo.transforms.tables import EVENT_TIME, feature_table
     from feature_repo.transforms.views import LIVE
 
-    store, written = feature_store(settings), {}
-    for view in store.list_batch_feature_views():
-        if view.name not in LIVE:
-            continue
+    written = {}
+    for view in online.views:
         transform = LIVE[view.name]
         alive = Moments(as_of - (view.ttl or DAY), as_of + MINUTE)
         offline = feature_table(transform, settings).read(alive)
         known = pl.concat([offline, rows[view.name]]) if view.name in rows else offline
         newest = known.filter(pl.col(EVENT_TIME) <= as_of).sort(EVENT_TIME).unique(transform.key, keep="last")
-        materialize.bring_online(newest, view, store)
+        materialize.bring_online(newest, view, online.store)
         _note(newest, as_of, transform, settings)
         written[view.name] = newest.height
     return {"as_of": as_of.isoformat(), "rows": written}
@@ -177,11 +207,11 @@ def follow(
     from feature_repo.orders.landing import SourceNotReady
     from feature_repo.transforms.spec import LIVE_STEP
 
-    counts, late = {"refreshed": 0, "left_out": 0}, None
+    counts, late, online = {"refreshed": 0, "left_out": 0}, None, Online(settings)
     step = floor(clock(), LIVE_STEP)
     while step < until:
         try:
-            told = refresh(step, settings)
+            told = refresh(step, settings, online)
             counts["refreshed"] += 1
             logger.info("live values as of %s: %s", told["as_of"], told["rows"])
         except SourceNotReady as error:

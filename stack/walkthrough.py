@@ -17,12 +17,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.settings import ROOT, Settings, get_settings
 from feature_repo.window import DAY, HOUR, Window, as_utc, floor, floor_hour
 from stack.processes import Service, ServiceError
 from stack.summary import summary
+
+if TYPE_CHECKING:
+    from feature_repo.live import Online
 
 LIVE_HOURS = 24
 """Hours at the end that are lived through step by step: their orders are predicted first, and known afterwards. A whole
@@ -291,9 +294,11 @@ def _require_champion(training: dict[str, Any], settings: Settings) -> None:
 
 def _live(settings: Settings, live: Window, story: Story, narrator: Narrator) -> None:
     from feature_repo import pipeline
+    from feature_repo.live import Online
 
+    online = Online(settings)
     for step in _steps(live):
-        answers = _predict_in_turn(settings, step)
+        answers = _predict_in_turn(settings, step, online)
         predicted = sum(answer["prediction"] is not None for answer in answers)
         told = pipeline.run_window(step, settings, lambda _: None)
         story.predictions += predicted
@@ -330,7 +335,7 @@ def _placed(settings: Settings, window: Window) -> list[dict[str, Any]]:
     ]
 
 
-def _predict_in_turn(settings: Settings, window: Window) -> list[dict[str, Any]]:
+def _predict_in_turn(settings: Settings, window: Window, online: Online) -> list[dict[str, Any]]:
     """Answers for the orders placed in a window, each asked for when live values are what they were at its instant."""
     from feature_repo.live import bring_online, rows_until
     from feature_repo.transforms.spec import LIVE_STEP
@@ -341,7 +346,7 @@ def _predict_in_turn(settings: Settings, window: Window) -> list[dict[str, Any]]
     rows, answers = rows_until(window.end, settings), []
     for as_of, orders in groupby(_placed(settings, window), newest):
         if as_of > window.start:
-            bring_online(rows, as_of, settings)
+            bring_online(rows, as_of, settings, online)
         answers += _predict(settings, list(orders))
     return answers
 

@@ -218,7 +218,8 @@ def _inputs_key(as_of: datetime, settings: Settings, spec: ModelSpec) -> str:
             "spec": spec.fingerprint(),
             "parts": [part.by for part in (*spec.slices, *spec.fairness)],
             "code": [code_hash(), features_code_hash()],
-            "hours": [settings.lateness_horizon_hours, settings.publication_delay_minutes / 60],
+            "hours": settings.lateness_horizon_hours,
+            "minutes": [settings.publication_delay_minutes, settings.live_publication_delay_minutes],
         }
     )
 

@@ -148,7 +148,7 @@ def test_values_that_differ_from_the_offline_rows_are_told(running: Settings):
     step = LAST - 30 * MINUTE
     rows = live.rows_until(step, running)
     wrong = {"zone_live": rows["zone_live"].with_columns(pl.col("open_order_count") + 1)}
-    live.bring_online(wrong, step, running)
+    live.bring_online(wrong, step, running, live.Online(running))
     results = pipeline.run_window(Window(LAST - HOUR, LAST), running)
     assert not results["audit"]["passed"]
     served = results["audit"]["live"]["zone_live"]
@@ -190,6 +190,12 @@ def test_without_a_computed_hour_or_far_behind_it_says_what_has_to_run_first(set
         live.refresh(later, settings)
 
 
+def test_a_view_that_is_not_registered_is_named(computed: Path, settings: Settings):
+    shutil.copytree(computed, settings.data_dir, dirs_exist_ok=True)
+    with pytest.raises(live.LiveUnavailable, match=r"\['zone_live'\] are not registered: run `feast"):
+        live.refresh(LAST, settings)
+
+
 def test_an_instant_between_two_steps_is_refused(running: Settings):
     with pytest.raises(ValueError, match="not on a full step"):
         live.refresh(LAST - MINUTE, running)
@@ -224,8 +230,8 @@ def test_following_refreshes_each_step_as_soon_as_its_orders_have_landed(running
     monkeypatch.setattr(live, "POLL_SECONDS", 15)
     refresh = live.refresh
 
-    def noted(as_of, settings):
-        told = refresh(as_of, settings)
+    def noted(as_of, settings, online):
+        told = refresh(as_of, settings, online)
         done.append((as_of, clock.now - as_of))
         return told
 
