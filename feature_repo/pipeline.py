@@ -249,10 +249,8 @@ def audit_online(window: Window, settings: Settings) -> Result:
     _require_redis(settings)
     coverage = read_coverage(settings)
     as_of = max(window.end, coverage.until) if coverage else window.end
-    report: Result = audit.audit(as_of, settings).to_dict()
-    served = live.compare(window, settings)
-    reasons = [*report["reasons"], *served["reasons"]]
-    return {**report, "live": served["views"], "reasons": reasons, "passed": not reasons}
+    report: Result = audit.audit(as_of, settings, served=live.compare(window, settings)).to_dict()
+    return report
 
 
 def run_window(window: Window, settings: Settings, progress: Progress = logger.info) -> Result:

@@ -96,6 +96,7 @@ def run_suite(
         An expectation raised an error, for example because of a column that is not there.
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    _quiet()
     from great_expectations import ExpectationSuite
     from great_expectations import expectations as library
 
@@ -126,13 +127,17 @@ def _shortened(result: ExpectationValidationResult) -> ExpectationValidationResu
 def _batch(frame: pl.DataFrame) -> Batch:
     import great_expectations
 
-    # Its progress bars and info lines would drown the step's own log; one of its modules sets a level of its own.
-    for name in ("great_expectations", "great_expectations.data_context.types.base"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quiet()
     context = great_expectations.get_context(mode="ephemeral")
     context.variables.progress_bars = _no_progress_bars()
     asset = context.data_sources.add_pandas("memory").add_dataframe_asset("frame")
     return asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame.to_pandas()})
+
+
+def _quiet() -> None:
+    """Keep its info lines out of the step's own log; when imported, one of its modules sets a level of its own."""
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _no_progress_bars() -> Any:

@@ -85,6 +85,8 @@ class AuditReport:
     examples : list of dict
         The first faults, with key, both values and both event times.
     bounds : Bounds
+    served : mapping
+        What `live.compare` said of the live values of the window before that instant; empty if it was not asked.
     """
 
     as_of: datetime
@@ -92,10 +94,15 @@ class AuditReport:
     keys: dict[str, int] = field(default_factory=dict)
     features: dict[str, FeatureCounts] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    served: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reasons(self) -> list[str]:
         """Why the audit did not pass, one sentence for each feature and fault above its bound."""
+        return [*self._faults, *self.served.get("reasons", [])]
+
+    @property
+    def _faults(self) -> list[str]:
         return [
             f"{name}: {getattr(counts, fault)} of {counts.compared} values {fault} "
             f"({counts.rate(fault):.2%}, at most {getattr(self.bounds, fault):.2%} allowed)"
@@ -129,6 +136,7 @@ class AuditReport:
             "bounds": asdict(self.bounds),
             "features": features,
             "examples": self.examples,
+            "live": self.served.get("views", {}),
         }
 
     def write(self, settings: Settings) -> Path:
@@ -166,6 +174,7 @@ def audit(
     settings: Settings,
     sample: int = 200,
     bounds: Bounds = Bounds(),
+    served: Mapping[str, Any] | None = None,
 ) -> AuditReport:
     """Compare both stores as of the end of a materialised window; log the outcome and keep it among the reports.
 
@@ -179,6 +188,8 @@ def audit(
         Keys per view and store: so many that have a recent row offline, and so many that Redis holds. Which ones
         follows from `when`, so the same audit looks at the same keys, and the next hour's at others.
     bounds : Bounds, optional
+    served : mapping, optional
+        What `live.compare` said, for the same report.
 
     Raises
     ------
@@ -192,6 +203,7 @@ def audit(
 
     as_of = when.end if isinstance(when, Window) else as_utc(when)
     report = audit_store(feature_store(settings), settings.redis_url, as_of, sample, bounds, ahead=frozenset(LIVE))
+    report.served = served or {}
     report.log()
     report.write(settings)
     return report

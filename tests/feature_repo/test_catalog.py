@@ -15,7 +15,13 @@ from feature_repo import catalog, definitions
 
 def test_batch_views_come_in_the_order_of_definition_with_their_fields():
     views = catalog.batch_views()
-    assert [view.name for view in views] == ["restaurant_stats", "driver_stats", "customer_stats", "zone_stats"]
+    assert [view.name for view in views] == [
+        "restaurant_stats",
+        "driver_stats",
+        "customer_stats",
+        "zone_stats",
+        "zone_live",
+    ]
     assert [view.join_key for view in views] == ["restaurant_id", "driver_id", "customer_id", "zone_id"]
     driver = views[1]
     assert driver.ttl == timedelta(hours=26)
@@ -82,7 +88,7 @@ def test_the_hash_changes_with_a_field_a_service_and_a_transform(monkeypatch, tm
         assert again() != first
     with monkeypatch.context() as changed:
         (tmp_path / "zone_stats.py").write_text("# another one")
-        changed.setattr(catalog, "TRANSFORMS", tmp_path)
+        changed.setattr(catalog, "TRANSFORMS_FOLDER", tmp_path)
         assert again() != first
     assert again() == first
 

@@ -13,7 +13,7 @@ from config import Settings
 from config.settings import ROOT
 from feature_repo import definitions
 from feature_repo.store import apply, feature_store
-from feature_repo.transforms.spec import DAY, HOUR, Measure, ViewTransform, count
+from feature_repo.transforms.spec import DAY, HOUR, MINUTE, Measure, ViewTransform, count
 from feature_repo.transforms.tables import DTYPES
 from feature_repo.transforms.views import TRANSFORMS
 
@@ -33,7 +33,8 @@ def test_every_field_tells_its_unit_and_meaning(view, field):
 @pytest.mark.parametrize("view", definitions.BATCH_VIEWS, ids=lambda view: view.name)
 def test_every_batch_view_tells_owner_grain_and_freshness_and_expires(view):
     assert {"owner", "grain", "freshness"} <= set(view.tags)
-    assert view.ttl == TRANSFORMS[view.name].beat + 2 * HOUR
+    transform = TRANSFORMS[view.name]
+    assert view.ttl == transform.beat + (10 * MINUTE if transform.is_live else 2 * HOUR)
     assert view.batch_source.created_timestamp_column == "created"
 
 
@@ -55,19 +56,28 @@ def test_a_heartbeat_shorter_than_a_window_is_refused():
         ViewTransform("some_stats", "zone_id", {"orders": orders}, heartbeat=DAY)
 
 
-def test_a_beat_that_is_not_full_days_is_refused():
+@pytest.mark.parametrize("what", ["beat", "heartbeat", "window"])
+def test_a_span_that_is_not_a_number_of_steps_is_refused(what: str):
+    spans = {"beat": DAY, "heartbeat": DAY, "window": HOUR} | {what: 90 * MINUTE}
+    orders = count(Measure("orders", "placed"), spans.pop("window"))
+    with pytest.raises(ValueError, match=f"the {what} 1:30:00 is not a number of full steps of 1:00:00"):
+        ViewTransform("some_stats", "zone_id", {"orders": orders}, **spans)
+    ViewTransform("some_stats", "zone_id", {"orders": orders}, **spans, step=30 * MINUTE)
+
+
+def test_a_step_that_hours_are_not_made_of_is_refused():
     orders = count(Measure("orders", "placed"), DAY)
-    with pytest.raises(ValueError, match="the beat 12:00:00 is not a number of full days"):
-        ViewTransform("some_stats", "zone_id", {"orders": orders}, heartbeat=DAY, beat=12 * HOUR)
+    with pytest.raises(ValueError, match="an hour is not a number of steps of 0:07:00"):
+        ViewTransform("some_stats", "zone_id", {"orders": orders}, heartbeat=DAY, step=7 * MINUTE)
 
 
-def test_a_window_that_is_not_whole_hours_is_refused():
-    with pytest.raises(ValueError, match="is not a number of full hours"):
-        count(Measure("orders", "placed"), HOUR / 2)
+def test_a_window_that_is_not_whole_minutes_is_refused():
+    with pytest.raises(ValueError, match="is not a number of full minutes"):
+        count(Measure("orders", "placed"), MINUTE / 2)
 
 
 def test_applying_twice_changes_nothing(settings: Settings):
-    assert apply(settings) == {"entities": 4, "views": 5, "services": 2}
+    assert apply(settings) == {"entities": 4, "views": 6, "services": 3}
     before = _registered(settings)
     apply(settings)
     assert _registered(settings) == before

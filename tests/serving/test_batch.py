@@ -36,6 +36,7 @@ VALUES = {
     "driver_stats": {"delivery_minutes_mean_28d": 28.0},
     "customer_stats": {},
     "zone_stats": {"open_order_count": 12},
+    "zone_live": {},
 }
 """What `fill_store` puts into Redis, for the offline store."""
 

@@ -39,7 +39,7 @@ def test_commands_agree_from_the_root_and_from_inside(settings: Settings) -> Non
     assert "restaurant_stats" in finished(feast("feature-views", "list", directory=ROOT / "feature_repo"))
     with sqlite3.connect(settings.data_dir / "feast" / "registry.db") as connection:
         names = [name for (name,) in connection.execute("SELECT feature_view_name FROM feature_views")]
-    assert sorted(names) == ["customer_stats", "driver_stats", "restaurant_stats", "zone_stats"]
+    assert sorted(names) == ["customer_stats", "driver_stats", "restaurant_stats", "zone_live", "zone_stats"]
 
 
 def _register(number: int) -> None:

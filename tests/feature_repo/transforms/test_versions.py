@@ -20,7 +20,7 @@ from feature_repo import pipeline
 from feature_repo.transforms import compute, facts, versions
 from feature_repo.transforms.measures import DECLINED, DELIVERY_MINUTES, ORDER_VALUE, PLACED
 from feature_repo.transforms.spec import DAY, HOUR, Feature, Measure, ViewTransform, count, mean, share
-from feature_repo.transforms.tables import EVENT_TIME, TILE_HOUR, feature_table
+from feature_repo.transforms.tables import EVENT_TIME, TILE_START, feature_table
 from feature_repo.transforms.versions import DefinitionChanged, fingerprint
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import Window
@@ -281,6 +281,6 @@ def test_the_shared_logic_is_that_of_its_version(tmp_path):
     some = {"some": ViewTransform("some", "zone_id", features, heartbeat=8 * DAY)}
     tiles = compute.compute_tiles(window, settings, some)
     rows = compute.compute_rows(window, tiles, settings, some)
-    digest = hashlib.sha256(tiles["some"].sort("zone_id", TILE_HOUR).write_csv().encode())
+    digest = hashlib.sha256(tiles["some"].sort("zone_id", TILE_START).write_csv().encode())
     digest.update(rows["some"].sort("zone_id", EVENT_TIME).write_csv().encode())
     assert RESULTS[versions.LOGIC_VERSION] == digest.hexdigest()[:16]
