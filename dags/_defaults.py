@@ -15,7 +15,7 @@ from airflow.sdk import Asset, AsyncCallback, CronDataIntervalTimetable, Deadlin
 from airflow.sdk.exceptions import AirflowFailException
 
 from config import get_settings
-from feature_repo.window import HOUR, Window, as_utc, floor, floor_hour
+from feature_repo.window import HOUR, Window, as_utc, floor_hour
 from plugins.notifier import AlertNotifier
 from plugins.notify import Alert, Severity, send_alert
 
@@ -84,9 +84,9 @@ def run_window(context: Any, span: timedelta = HOUR) -> Window:
     return Window.last(span, floor_hour(context["dag_run"].run_after))
 
 
-def run_as_of(context: Any, step: timedelta = HOUR) -> datetime:
+def run_as_of(context: Any) -> datetime:
     """The instant a run may know things up to: the end of its data interval, else when it was asked for."""
-    return floor(context.get("data_interval_end") or context["dag_run"].run_after, step)
+    return floor_hour(context.get("data_interval_end") or context["dag_run"].run_after)
 
 
 def window_step(

@@ -7,7 +7,8 @@ The hourly `feature_pipeline` remains the one that writes the lake and the offli
 |---|---|
 | `refresh` | every 2 minutes until the next run takes over, the orders landed since the last hour become values |
 
-A run every ten minutes, so that libraries are loaded six times an hour and not thirty. It is **skipped** while no hour
+A run every ten minutes, so that libraries are loaded six times an hour and not thirty; whatever run it is, it does the
+steps of the present. It is **skipped** while no hour
 has been computed, and for a source that does not send the orders of these minutes. A red run has sent an alert; values
 older than 20 minutes are served as missing, and the answers say so. See docs/operations.md.
 """
@@ -15,12 +16,14 @@ older than 20 minutes are served as missing, and the answers say so. See docs/op
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from config import get_settings
-from dags._defaults import dag_arguments, run_as_of
+from dags._defaults import dag_arguments
+from feature_repo.window import floor
 
 RUN = timedelta(minutes=10)
 
@@ -28,13 +31,15 @@ RUN = timedelta(minutes=10)
 @dag(**dag_arguments("*/10 * * * *", 1.5 * RUN, __doc__, tags=["features"]))
 def live_features():
     @task
-    def refresh(**context) -> dict:
+    def refresh() -> dict:
         from feature_repo.live import follow, why_not
 
-        begin, settings = run_as_of(context, RUN), get_settings()
+        # By the clock and not by the run's interval: a run that comes late, or is resumed, does the steps of now.
+        now, settings = partial(datetime.now, UTC), get_settings()
+        begin = floor(now(), RUN)
         if reason := why_not(begin, settings):
             raise AirflowSkipException(reason)
-        return follow(begin + RUN, settings, lambda: datetime.now(UTC))
+        return follow(begin + RUN, settings, now)
 
     refresh()
 

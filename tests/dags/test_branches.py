@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -44,6 +45,11 @@ def feature(name: str, coverage: str | None = None, **changes: Any) -> Scenario:
     return Scenario(name, "feature_pipeline", results, coverage=coverage)
 
 
+def live(name: str, **changes: Any) -> Scenario:
+    results = {"why_not": None, "follow": {"refreshed": 5, "left_out": 0}} | changes
+    return Scenario(name, "live_features", {f"feature_repo.live:{name}": result for name, result in results.items()})
+
+
 def training(name: str, logical_date: str | None = "2026-05-02T03:30:00+00:00", **changes: Any) -> Scenario:
     results = {f"training.pipeline:{function}": result for function, result in {**TRAINING, **changes}.items()}
     return Scenario(name, "training_pipeline", results, logical_date)
@@ -64,6 +70,9 @@ SCENARIOS = [
     feature("features: lake broken", accept_orders={"raise": "disk is full"}),
     feature("features: after downtime", coverage="2026-05-01T20:00+00:00", backfill={"rows": 1}),
     feature("features: gap refused", coverage="2026-05-01T20:00+00:00", backfill={"raise": "the orders were refused"}),
+    live("live: good"),
+    live("live: nothing to do", why_not="no hour has been computed yet"),
+    live("live: failed", follow={"raise": "Redis does not answer"}),
     training("training: good"),
     training("training: asked for by an asset", logical_date=None),
     training("training: data refused", validate_dataset={"stopped": True, "failures": ["rows: 12 of 500"]}),
@@ -161,6 +170,26 @@ def test_an_error_in_a_step_is_told_with_its_message(results) -> None:
     result = results["features: lake broken"]
     assert result["state"] == "failed"
     assert "disk is full" in only_alert(result)["body"]
+
+
+def test_live_values_are_refreshed_for_ten_minutes_of_the_present_whatever_run_it_is(results) -> None:
+    found = results["live: good"]
+    assert states(found, "refresh") == ["success"]
+    assert called(found) == ["why_not", "follow"]
+    begin, until = (datetime.fromisoformat(argument) for _, argument in found["calls"])
+    assert until - begin == timedelta(minutes=10)
+    assert timedelta() <= datetime.now(UTC) - begin < timedelta(hours=1)  # and not in the run's interval of months ago
+
+
+def test_live_values_are_not_refreshed_where_there_is_nothing_to_do(results) -> None:
+    found = results["live: nothing to do"]
+    assert states(found, "refresh") == ["skipped"]
+    assert called(found) == ["why_not"]
+
+
+def test_live_values_that_cannot_be_refreshed_are_told(results) -> None:
+    assert states(results["live: failed"], "refresh") == ["failed"]
+    assert "Redis does not answer" in only_alert(results["live: failed"])["body"]
 
 
 def test_a_good_model_is_registered(results) -> None:
