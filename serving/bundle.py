@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serving.errors import BundleError
@@ -125,6 +126,28 @@ class Estimates(NamedTuple):
     p90: list[float]
 
 
+class _OneRow(threading.local):
+    """A session with the places of one row and its prediction bound once, which a call otherwise does anew.
+
+    Each thread has places of its own.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, columns: int) -> None:
+        (taken,), (given,) = session.get_inputs(), session.get_outputs()
+        self.inputs = np.empty((1, columns), np.float32)
+        self.output = np.empty([1] * len(given.shape), np.float32)
+        self.run = session.run_with_iobinding
+        self.binding = session.io_binding()
+        self.binding.bind_input(taken.name, "cpu", 0, np.float32, self.inputs.shape, self.inputs.ctypes.data)
+        self.binding.bind_output(given.name, "cpu", 0, np.float32, self.output.shape, self.output.ctypes.data)
+
+    def predict(self, row: ArrayLike) -> float:
+        """Minutes."""
+        self.inputs[0] = row
+        self.run(self.binding)
+        return self.output.item()
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A model that can be asked: see `load`."""
@@ -162,6 +185,10 @@ class Bundle:
         return [str(output.name) for output in self.session.get_outputs()]
 
     @cached_property
+    def _one_row(self) -> _OneRow:
+        return _OneRow(self.session, len(self.document.inputs))
+
+    @cached_property
     def _offsets(self) -> tuple[float, float, float]:
         """What is added for each of `Estimates`."""
         interval = self.document.interval
@@ -183,9 +210,12 @@ class Bundle:
         (output,) = self.session.run(self._outputs, {self._input: inputs})
         return np.asarray(output, dtype=np.float64).reshape(len(inputs))
 
-    def estimate(self, inputs: NDArray[np.float32]) -> Estimates:
+    def estimate(self, inputs: Sequence[Sequence[float]] | NDArray[np.float32]) -> Estimates:
         """Predictions with their interval: `predict`, the offsets added, nothing below zero."""
-        predicted = self.predict(inputs).tolist()
+        if len(inputs) == 1:
+            predicted = [self._one_row.predict(inputs[0])]
+        else:
+            predicted = self.predict(np.asarray(inputs, np.float32)).tolist()
         return Estimates(*([max(minutes + offset, 0.0) for minutes in predicted] for offset in self._offsets))
 
     def verify(self) -> float:
@@ -246,6 +276,8 @@ def _check_signature(path: Path, session: onnxruntime.InferenceSession, columns:
         raise BundleError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: one of each is expected")
     if inputs[0].type != "tensor(float)":
         raise BundleError(f"{path} takes {inputs[0].type}, not tensor(float)")
+    if outputs[0].type != "tensor(float)":
+        raise BundleError(f"{path} gives {outputs[0].type}, not tensor(float)")
     width = inputs[0].shape[-1]
     if isinstance(width, int) and width != columns:
         raise BundleError(f"{path} takes {width} columns, but {DOCUMENT} lists {columns} inputs")

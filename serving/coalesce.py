@@ -1,6 +1,7 @@
 """Requests that arrive together are predicted together: one read of the store and one run of the model for all of them.
 
-Nobody waits for others to come: what has arrived when the event loop gets to it goes at once, alone if it is alone.
+Nobody waits for others to come: what has arrived when the event loop gets to it goes at once, alone if it is alone. A
+request that meets no other, nor did the one before, does not even let the event loop look.
 """
 
 from __future__ import annotations
@@ -26,9 +27,22 @@ class Coalescer:
         self.service = service
         self._arrived: list[_Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._crowded = False
 
     async def predict(self, order: Order, asked: Asked) -> ServedRow:
         """What `Service.predict` says of one order; raises what it raises."""
+        self._under_way += 1
+        try:
+            if self._under_way > 1 or self._crowded:
+                return await self._with_others(order, asked)
+            (alone,) = await self.service.predict([order], [asked])
+            return alone
+        finally:
+            self._under_way -= 1
+
+    async def _with_others(self, order: Order, asked: Asked) -> ServedRow:
+        """With those that arrive in the same turn of the event loop."""
         answer: asyncio.Future[ServedRow] = asyncio.get_running_loop().create_future()
         self._arrived.append((order, asked, answer))
         if len(self._arrived) > 1:
@@ -37,6 +51,7 @@ class Coalescer:
             await asyncio.sleep(0)
         finally:  # even if this client goes, the others are answered
             arrived, self._arrived = self._arrived, []
+            self._crowded = self._under_way > 1
             if len(arrived) > 1:
                 self._begin(arrived)
         if len(arrived) > 1:

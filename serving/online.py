@@ -255,7 +255,7 @@ class OnlineReader:
             event = None
         if event is None:  # without its event time nothing is known to be fresh
             return _unreadable(stored[:-1])
-        return _decoded(stored[:-1], event)
+        return _decoded(tuple(stored[:-1]), event)
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         return StoreUnavailable(
@@ -306,7 +306,8 @@ class StoredRow:
         ]
 
 
-def _decoded(stored: Sequence[bytes | None], micros: int) -> StoredRow:
+@lru_cache(maxsize=8_192)  # who is asked about often is stored anew once an hour; the bytes say when they change
+def _decoded(stored: tuple[bytes | None, ...], micros: int) -> StoredRow:
     """The values of one hash as of an instant; doubles, which most are, without a call."""
     values, statuses = [], bytearray(len(stored))  # all present
     for data in stored:

@@ -17,8 +17,6 @@ from functools import cached_property, lru_cache
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from feature_repo.transforms import request_time
 from serving.bundle import Bundle, BundleInput, BundleView, Estimates
 from serving.errors import BundleError
@@ -176,7 +174,7 @@ class Predictor:
             inputs.append(self._inputs_of(known))
             statuses.append(bytes(self._inputs_of(marks)))
         event_times = [tuple([view.event for view in row]) for row in views]
-        estimates = self.bundle.estimate(np.array(inputs, dtype=np.float32))
+        estimates = self.bundle.estimate(inputs)
         return Predictions(inputs, statuses, event_times, estimates, self._reasons(statuses, store_down))
 
     async def _look_up(self, orders: Sequence[Order]) -> tuple[list[list[StoredRow]], bool]:

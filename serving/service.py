@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -38,14 +39,8 @@ def new_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def _after_the_answer(work: Callable[[], None]) -> None:
-    """Do work once those who wait on this event loop have what they wait for; at once where there is none."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        work()
-    else:
-        loop.call_soon(loop.call_soon, work)  # they go on in the turn in between
+RECORD_SECONDS = 0.005
+"""How long after an answer it is counted and logged, with those of the meantime: one by one they cost twice as much."""
 
 
 class Part(NamedTuple):
@@ -106,6 +101,7 @@ class Service:
         self.champion = Champion(registry or registry_from(settings), cache, self._predictor, self._switched)
         self.challenger = Challenger(self.champion.registry, cache, self._predictor, self._challenger_switched)
         self.shadow = Shadow(lambda rows: self.metrics.count("eta_shadow_rows_dropped", by=rows))
+        self._unrecorded: deque[Callable[[], None]] = deque()
         self.metrics.watch_log(self.log)
         self.metrics.watch_champion(self.champion)
         self.metrics.watch_store(lambda: self.store.breaker.is_open)
@@ -123,6 +119,7 @@ class Service:
         """End the threads; everything that was predicted is logged when this returns."""
         self.champion.stop()
         self.challenger.stop()
+        self.record()
         self.shadow.stop()
         self.log.stop()
 
@@ -201,8 +198,27 @@ class Service:
     ) -> Served:
         predictions = await model.predictor.predict(orders)
         served = Served(model, orders, predictions, [new_id() for _ in orders])
-        _after_the_answer(partial(self._record, served, source, asked, self.clock(), time.perf_counter()))
+        self._unrecorded.append(partial(self._record, served, source, asked, self.clock(), time.perf_counter()))
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.record()
+        else:
+            if len(self._unrecorded) == 1:
+                loop.call_later(RECORD_SECONDS, self.record)
         return served
+
+    def record(self) -> None:
+        """Count and log all that has been answered."""
+        while self._unrecorded:
+            try:
+                work = self._unrecorded.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                work()
+            except Exception:  # those after it are recorded all the same
+                logger.exception("a prediction was answered but not recorded")
 
     def _record(
         self, served: Served, source: str, asked: Sequence[Asked], predicted_at: datetime, answered: float

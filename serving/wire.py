@@ -188,7 +188,7 @@ class _LoopWire(_Wire):
 
     async def exchange_on_loop(self, commands: bytes, count: int) -> list[Any]:
         self._replies, self._count, self._answer = [], count, self.loop.create_future()
-        too_late = self.loop.call_later(self._timeout, self._fail, TimeoutError("Timeout reading from the socket"))
+        too_late = self.loop.call_later(self._timeout, self._late)
         try:
             # Nothing else is under way here, so that the socket has room for all of it.
             if self._socket.send(commands) != len(commands):
@@ -215,6 +215,9 @@ class _LoopWire(_Wire):
         except (OSError, RedisError) as error:
             self._fail(error)
         self.loop.remove_reader(self._descriptor)  # what nobody asked for stays unread, so that `is_quiet` sees it
+
+    def _late(self) -> None:
+        self._fail(TimeoutError("Timeout reading from the socket"))
 
     def _fail(self, error: Exception) -> None:
         if not self._answer.done():

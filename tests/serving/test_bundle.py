@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,18 @@ def test_one_row_and_many_rows_give_the_same_minutes(bundle_dir: Path):
 
     assert together.shape == (50,)
     assert [float(bundle.predict(row[None])[0]) for row in rows] == together.tolist()
+    assert bundle.estimate(rows).minutes == together.tolist()
+    assert [bundle.estimate([row.tolist()]).minutes[0] for row in rows] == together.tolist()
+
+
+def test_threads_that_ask_for_one_row_each_get_their_own(bundle_dir: Path):
+    bundle = Bundle.load(bundle_dir)
+    rows = np.random.default_rng(2).uniform(0, 40, size=(2_000, len(INPUTS))).astype(np.float32)
+
+    with ThreadPoolExecutor(8) as threads:
+        side_by_side = list(threads.map(lambda row: bundle.estimate(row[None]).minutes[0], rows))
+
+    assert side_by_side == bundle.predict(rows).tolist()
 
 
 def test_the_interval_is_added_and_nothing_is_below_zero(make_bundle: BundleMaker):

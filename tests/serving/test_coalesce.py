@@ -16,7 +16,7 @@ from config import Settings
 from feature_repo.window import Window
 from serving.coalesce import MOST_TOGETHER, Coalescer
 from serving.errors import Problem
-from serving.prediction_log import read_predictions
+from serving.prediction_log import LogEntry, read_predictions
 from serving.predictor import Order
 from serving.service import Asked, Service
 from tests.serving.conftest import NOON
@@ -77,7 +77,28 @@ def test_groups_are_bounded_and_a_lone_request_goes_alone(service: Service, monk
     ask(service, ORDERS)
     ask(service, ORDERS[:1])
 
-    assert sizes == [MOST_TOGETHER, len(ORDERS) - MOST_TOGETHER, 1]
+    assert sizes == [1, MOST_TOGETHER, len(ORDERS) - 1 - MOST_TOGETHER, 1]  # the first of all knows of no others
+
+
+def test_after_a_crowd_the_first_of_the_next_waits_for_the_rest_of_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    sizes: list[int] = []
+    predict = service.predict
+
+    async def counting(orders: Sequence[Order], asked: Sequence[Asked]) -> Any:
+        sizes.append(len(orders))
+        return await predict(orders, asked)
+
+    async def crowds(*numbers: int) -> None:
+        coalescer = Coalescer(service)
+        for number in numbers:
+            await asyncio.gather(*(coalescer.predict(order, Asked("q", 0.0)) for order in ORDERS[:number]))
+
+    monkeypatch.setattr(service, "predict", counting)
+    asyncio.run(crowds(4, 4, 1, 4))
+
+    assert sizes == [1, 3, 4, 1, 1, 3]
 
 
 def test_a_fault_is_that_of_one_request(service: Service, monkeypatch: pytest.MonkeyPatch):
@@ -140,3 +161,21 @@ def test_a_client_that_goes_takes_nobody_with_it(service: Service):
 
     assert isinstance(gone, asyncio.CancelledError)
     assert [answer.served.orders[answer.row] for answer in answered] == [*ORDERS[1:4], ORDERS[0]]
+
+
+def test_a_prediction_that_cannot_be_recorded_keeps_no_other_from_the_log(
+    service: Service, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    offer = service.log.offer
+
+    def fails_on_one(entry: LogEntry) -> bool:
+        if entry.orders[0] == ORDERS[0]:
+            raise RuntimeError("the fault of o0")
+        return offer(entry)
+
+    monkeypatch.setattr(service.log, "offer", fails_on_one)
+    ask(service, ORDERS[:4])  # the first goes alone
+    service.stop()
+
+    rows = read_predictions(settings, Window(NOON, NOON + timedelta(hours=1)))
+    assert sorted(rows["order_id"]) == ["o1", "o2", "o3"]
