@@ -27,7 +27,7 @@ from feature_repo.window import Window
 from tests.feature_repo.transforms import histories
 
 WEEK = 7 * DAY
-RESULTS = {1: "27cedc8f5f107a79"}
+RESULTS = {1: "27cedc8f5f107a79", 2: "e00c9d10c9196fba"}
 """What a view makes of a fixed history, by `versions.LOGIC_VERSION`."""
 
 
@@ -177,7 +177,7 @@ def test_other_shared_logic_or_rows_are_refused(change, computed, monkeypatch):
         ]
         monkeypatch.setitem(TRANSFORMS, "zone_stats", replace(TRANSFORMS["zone_stats"], **changed))
     with pytest.raises(
-        DefinitionChanged, match="zone_stats has another key, heartbeat, beat or shared logic"
+        DefinitionChanged, match="zone_stats has another key, heartbeat, beat, step or shared logic"
     ) as caught:
         versions.require_current(settings)
     assert "python -m feature_repo rebuild zone_stats" in str(caught.value)
