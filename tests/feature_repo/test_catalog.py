@@ -22,7 +22,7 @@ def test_batch_views_come_in_the_order_of_definition_with_their_fields():
         "zone_stats",
         "zone_live",
     ]
-    assert [view.join_key for view in views] == ["restaurant_id", "driver_id", "customer_id", "zone_id"]
+    assert [view.join_key for view in views] == ["restaurant_id", "driver_id", "customer_id", "zone_id", "zone_id"]
     driver = views[1]
     assert driver.ttl == timedelta(hours=26)
     assert [field.name for field in driver.fields] == [
