@@ -30,8 +30,9 @@ the handful of points where a request lets go of it."""
 class OneWrite:
     """A transport that sends the head of an answer together with its body: each call of the system wakes a process."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self.transport = transport
+        self.loop = loop
         self.head = b""
 
     def __getattr__(self, name: str) -> Any:
@@ -41,7 +42,7 @@ class OneWrite:
         """Send data; the head of an answer waits until the event loop goes on, or for what follows."""
         if not self.head and data.startswith(HEAD_OF_ANSWER):
             self.head = data
-            asyncio.get_running_loop().call_soon(self.flush)
+            self.loop.call_soon(self.flush)
         else:
             data, self.head = self.head + data, b""
             self.transport.write(data)
@@ -62,7 +63,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a connection."""
-        super().connection_made(OneWrite(transport))  # type: ignore[arg-type]
+        super().connection_made(OneWrite(transport, self.loop))  # type: ignore[arg-type]
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -111,6 +112,7 @@ def main() -> None:
         http=Protocol,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # nothing here asks where a request came from
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -72,7 +72,6 @@ class WirePool:
         redis.RedisError
             Redis is down, slow, or refuses to answer.
         """
-        # Never used again after an error: a late reply is nobody's.
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -142,11 +141,8 @@ class _Wire:
             self._socket.sendall(commands)
             while not self._has_all(replies, count):
                 self._receive()
-        except OSError as error:
-            self.close()
-            raise _as_redis_error(error) from error
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._give_up(error)
             raise
         return replies
 
@@ -167,6 +163,12 @@ class _Wire:
             raise ConnectionError("it closed the connection")
         self._reader.feed(received)
 
+    def _give_up(self, error: BaseException) -> None:
+        """Never used again after an error: a late reply is nobody's."""
+        self.close()
+        if isinstance(error, OSError):
+            raise _as_redis_error(error) from error
+
     def close(self) -> None:
         self._connection.disconnect()
 
@@ -184,24 +186,23 @@ class _LoopWire(_Wire):
         self._count = 0
         self._answer: asyncio.Future[list[Any]] = loop.create_future()
         self._answer.cancel()  # nobody has asked yet
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         loop.add_reader(self._descriptor, self._arrived)
 
     async def exchange_on_loop(self, commands: bytes, count: int) -> list[Any]:
         self._replies, self._count, self._answer = [], count, self.loop.create_future()
-        too_late = self.loop.call_later(self._timeout, self._late)
+        self._due = self.loop.time() + self._timeout
+        if self._timer is None:  # it may be one of an answer that came in time: a timer each would cost more than it
+            self._timer = self.loop.call_at(self._due, self._look_at_the_time)
         try:
             # Nothing else is under way here, so that the socket has room for all of it.
             if self._socket.send(commands) != len(commands):
                 raise ConnectionError("it takes no more commands")
             return await self._answer
-        except OSError as error:
-            self.close()
-            raise _as_redis_error(error) from error
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._give_up(error)
             raise
-        finally:
-            too_late.cancel()
 
     def _arrived(self) -> None:
         try:
@@ -216,8 +217,14 @@ class _LoopWire(_Wire):
             self._fail(error)
         self.loop.remove_reader(self._descriptor)  # what nobody asked for stays unread, so that `is_quiet` sees it
 
-    def _late(self) -> None:
-        self._fail(TimeoutError("Timeout reading from the socket"))
+    def _look_at_the_time(self) -> None:
+        self._timer = None
+        if self._answer.done():
+            return
+        if self.loop.time() < self._due:
+            self._timer = self.loop.call_at(self._due, self._look_at_the_time)
+        else:
+            self._fail(TimeoutError("Timeout reading from the socket"))
 
     def _fail(self, error: Exception) -> None:
         if not self._answer.done():
@@ -226,6 +233,8 @@ class _LoopWire(_Wire):
     def close(self) -> None:
         if not self.loop.is_closed():
             self.loop.remove_reader(self._descriptor)
+        if self._timer is not None:
+            self._timer.cancel()
         super().close()
 
 
