@@ -52,7 +52,7 @@ def prepared(server: str, connections: int, count: int, rows: int) -> Mapping[st
     else:
         parts = [orders[start : start + rows] for start in range(0, len(orders), rows)]
         requests = [_serving.post("/predict/batch", {"orders": part}) for part in parts]
-    _serving.load(int(os.environ[VARIABLE.format(server)]), requests, max(20, count // 10), connections)
+    _serving.load(int(os.environ[VARIABLE.format(server)]), requests, max(len(requests), count // 10), connections)
     return {"requests": requests}
 
 
@@ -98,6 +98,7 @@ if __name__ == "__main__":
             "batches of 1,000": {"connections": 1, "count": 20, "rows": 1_000},
         },
         anchor="feast serve",
+        runs=5,
         packages=["feast", "fastapi", "uvicorn", "onnxruntime", "numpy"],
         leave_out=[("empty endpoint", "batches of 100"), ("empty endpoint", "batches of 1,000")],
         ratios_of=["requests_per_second", "p50_ms", "p99_ms"],
