@@ -14,7 +14,7 @@ from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from serving.champion import LoadedModel
 from serving.coalesce import Coalescer
@@ -39,7 +39,7 @@ from serving.schemas import (
 from serving.service import Asked, Served, Service
 from serving.wire import at_once
 
-__all__ = ["PROBLEM_MEDIA_TYPE", "field_errors", "header", "predict", "router"]
+__all__ = ["PROBLEM_MEDIA_TYPE", "answer_one", "field_errors", "header", "router"]
 
 _STALE, _MISSING = int(FeatureStatus.STALE), int(FeatureStatus.MISSING)
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -77,9 +77,8 @@ async def _authenticated(service: ServiceOf, key: Annotated[str | None, Depends(
 
 
 def _check_key(service: Service, key: str | None) -> None:
-    expected = service.settings.api_key.get_secret_value()
     # Bytes, because compare_digest refuses text that is not ASCII.
-    if key is None or not secrets.compare_digest(key.encode(), expected.encode()):
+    if key is None or not secrets.compare_digest(key.encode(), service.api_key):
         raise Problem(
             status=401,
             kind="unauthenticated",
@@ -111,10 +110,9 @@ _boolean = TypeAdapter(bool)
 T = TypeVar("T")
 
 
-def _wants_features(request: Request) -> bool:
-    if not request.scope["query_string"]:
-        return False
-    return _checked(lambda: _boolean.validate_python(request.query_params.get("features", False)), "query", "features")
+def _wants_features(scope: Scope) -> bool:
+    given = Request(scope).query_params.get("features", False)
+    return _checked(lambda: _boolean.validate_python(given), "query", "features")
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -125,11 +123,11 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-async def _body(request: Request) -> bytes:
+async def _body(scope: Scope, receive: Receive) -> bytes:
     """The body, which comes in one message unless it is long."""
-    message = await request.receive()
+    message = await receive()
     if message.get("more_body") or message["type"] != "http.request":
-        return message.get("body", b"") + await request.body()  # type: ignore[no-any-return]
+        return message.get("body", b"") + await Request(scope, receive).body()  # type: ignore[no-any-return]
     return message["body"]  # type: ignore[no-any-return]
 
 
@@ -173,18 +171,20 @@ router = APIRouter()
 )
 async def predict(request: Request) -> Response:
     """Predict one order from its stored features, its request-time features and the champion model."""
+    return await answer_one(request.scope, request.receive, request.app.state.coalescer)
+
+
+async def answer_one(scope: Scope, receive: Receive, coalescer: Coalescer) -> Response:
+    """The answer to a POST of `/predict`; raises the problems of the request as `predict` does."""
     # The request is read and answered by hand, and `RequestFrame` brings it here directly: FastAPI's own way through
     # routes, dependencies and models takes as long as everything else together.
-    service: Service = request.app.state.service
-    _check_key(service, header(request.scope, b"x-api-key"))
-    with_features = _wants_features(request)
-    order = _parsed(await _body(request)).order(service.clock())
-    state = request.scope["state"]
-    coalescer: Coalescer = request.app.state.coalescer
-    served, row = await coalescer.predict(order, Asked(state["request_id"], state["started"]))
-    answer = _prediction(served, row, with_features)
-    answer["request_id"] = state["request_id"]
-    return _Json(to_json(answer))
+    service = coalescer.service
+    _check_key(service, header(scope, b"x-api-key"))
+    with_features = bool(scope["query_string"]) and _wants_features(scope)
+    order = _parsed(await _body(scope, receive)).order(service.clock())
+    request_id, started = scope["state"]["request_id"], scope["state"]["started"]
+    served, row = await coalescer.predict(order, Asked(request_id, started))
+    return _Json(to_json({**_prediction(served, row, with_features), "request_id": request_id}))
 
 
 @router.post(

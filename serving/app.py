@@ -12,10 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config import Settings, get_settings
-from serving.api import field_errors, predict, router
+from serving.api import answer_one, field_errors, router
 from serving.coalesce import Coalescer
 from serving.errors import FieldError, Problem
 from serving.frame import RequestFrame, problem_response
@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.service = parts
-    app.state.coalescer = Coalescer(parts)
+    app.state.coalescer = coalescer = Coalescer(parts)
     app.include_router(router)
     patch_fastapi(app)  # /docs with scripts of our own, as a closed network reaches nobody else's
     for fault, handler in HANDLERS.items():
@@ -76,19 +76,24 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         RequestFrame,
         metrics=parts.metrics,
         concurrency=parts.settings.serving_concurrency,
-        direct={"/predict": _predict_directly},
+        direct={"/predict": _predicting(coalescer)},
     )
     _document_problems(app)
     return app
 
 
-async def _predict_directly(scope: Scope, receive: Receive, send: Send) -> None:
-    request = Request(scope, receive)
-    try:
-        response = await predict(request)
-    except tuple(HANDLERS) as error:
-        response = await next(handler for kind, handler in HANDLERS.items() if isinstance(error, kind))(request, error)
-    await response(scope, receive, send)
+def _predicting(coalescer: Coalescer) -> ASGIApp:
+    """The application that answers a POST of `/predict`."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await answer_one(scope, receive, coalescer)
+        except tuple(HANDLERS) as error:
+            handler = next(handler for kind, handler in HANDLERS.items() if isinstance(error, kind))
+            response = await handler(Request(scope, receive), error)
+        await response(scope, receive, send)
+
+    return application
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:

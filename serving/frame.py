@@ -125,9 +125,11 @@ def _request_id(scope: Scope) -> str:
 
 
 def _limited(receive: Receive, scope: Scope) -> Callable[[], Awaitable[MutableMapping[str, Any]]]:
-    """`receive` that stops reading a body beyond the limit, whatever its declared length."""
+    """`receive` that stops reading a body beyond the limit; a server reads no further than the declared length."""
     declared = header(scope, b"content-length") or ""
     oversized = declared.isdigit() and int(declared) > MAXIMUM_BODY_BYTES
+    if declared.isdigit() and not oversized:
+        return receive
     received = 0
 
     async def limited() -> Message:

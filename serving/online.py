@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -155,10 +155,7 @@ class OnlineReader:
         self.views = tuple(OnlineView.of(view) for view in views)
         self.names = tuple(f"{view.name}__{feature}" for view in self.views for feature in view.features)
         self._view_of = np.array([i for i, view in enumerate(self.views) for _ in view.features], dtype=np.intp)
-        self._project = project.encode()
-        self._prefixes = [key_prefix(view.join_keys) for view in self.views]
-        self._sorted_keys = [sorted(view.join_keys) for view in self.views]
-        self._commands = [_hmget(view) for view in self.views]
+        self._commands = [_command(view, project) for view in self.views]
         self._wires = WirePool(redis_url, timeout)
         self._absent = [StoredRow.without_values(len(view.features), Status.MISSING) for view in self.views]
         self._ttls = [math.inf if view.ttl is None else view.ttl // _MICROSECOND for view in self.views]
@@ -197,16 +194,21 @@ class OnlineReader:
 
         On an event loop others go on while Redis answers.
         """
-        keys = [[self._key(view, row) for view in range(len(self.views))] for row in rows]
-        found = await self._fetch(keys)
-        answers = {wanted: self._decode(wanted[0], stored) for wanted, stored in found.items()}
-        instants = [_micros(instant) for instant in as_of]
+        asked = [[command(row) for command in self._commands] for row in rows]
+        views = {command: view for row in asked for view, command in enumerate(row) if command}
+        try:
+            replies = await self._wires.exchange(b"".join(views), len(views)) if views else []
+        except RedisError as error:
+            raise self._unavailable(error) from error
+        found = {
+            command: self._decode(view, reply) for (command, view), reply in zip(views.items(), replies, strict=True)
+        }
         return [
             [
-                self._absent[view] if key is None else answers[view, key].as_of(now, self._ttls[view])
-                for view, key in enumerate(row)
+                found[command].as_of(now, ttl) if command else absent
+                for command, ttl, absent in zip(row, self._ttls, self._absent, strict=True)
             ]
-            for row, now in zip(keys, instants, strict=True)
+            for row, now in zip(asked, map(_micros, as_of), strict=True)
         ]
 
     def ping(self) -> None:
@@ -219,30 +221,6 @@ class OnlineReader:
     def close(self) -> None:
         """Close the idle connections."""
         self._wires.close()
-
-    def _key(self, view: int, row: Mapping[str, Key | None]) -> bytes | None:
-        key = self._prefixes[view]
-        for name in self._sorted_keys[view]:
-            value = row.get(name)
-            if value is None:
-                return None
-            key += key_value(value)
-        return key + self._project
-
-    async def _fetch(self, keys: Sequence[Sequence[bytes | None]]) -> dict[tuple[int, bytes], Any]:
-        """The stored fields of each distinct (view, key), or the error with which Redis refused that one."""
-        wanted = list(dict.fromkeys((view, key) for row in keys for view, key in enumerate(row) if key is not None))
-        if not wanted:
-            return {}
-        parts: list[bytes] = []
-        for view, key in wanted:
-            before, after = self._commands[view]
-            parts += (before, b"%d" % len(key), b"\r\n", key, after)
-        try:
-            replies = await self._wires.exchange(b"".join(parts), len(wanted))
-        except RedisError as error:
-            raise self._unavailable(error) from error
-        return dict(zip(wanted, replies, strict=True))
 
     def _decode(self, view: int, stored: Any) -> StoredRow:
         if isinstance(stored, Exception):
@@ -346,11 +324,21 @@ def _unreadable(stored: Sequence[bytes | None]) -> StoredRow:
     return StoredRow([_NAN] * len(stored), statuses, _NAN)
 
 
-def _hmget(view: OnlineView) -> tuple[bytes, bytes]:
-    """The command that reads a view, as it goes over the wire, before and after the key and its length."""
+def _command(view: OnlineView, project: str) -> Callable[[Mapping[str, Key | None]], bytes | None]:
+    """A function that gives the command which reads a view for a row, as it goes over the wire; None without a key."""
     fields = [*(field_name(view.name, feature) for feature in view.features), f"_ts:{view.name}".encode()]
-    after = b"".join(b"\r\n$%d\r\n%s" % (len(field), field) for field in fields)
-    return b"*%d\r\n$5\r\nHMGET\r\n$" % (len(fields) + 2), after + b"\r\n"
+    before = b"*%d\r\n$5\r\nHMGET\r\n$" % (len(fields) + 2)
+    after = b"".join(b"\r\n$%d\r\n%s" % (len(field), field) for field in fields) + b"\r\n"
+    prefix, names, last = key_prefix(view.join_keys), sorted(view.join_keys), project.encode()
+
+    @lru_cache(maxsize=8_192)
+    def packed(*values: Key | None) -> bytes | None:
+        if None in values:
+            return None
+        key = prefix + b"".join([key_value(value) for value in values if value is not None]) + last
+        return b"%s%d\r\n%s%s" % (before, len(key), key, after)
+
+    return lambda row: packed(*[row.get(name) for name in names])
 
 
 def _micros(instant: datetime) -> int:

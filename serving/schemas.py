@@ -75,17 +75,7 @@ class OrderRequest(BaseModel):
 
     def order(self, now: datetime) -> Order:
         """The order to predict, placed now unless it says when."""
-        return Order(
-            self.restaurant_id,
-            self.placed_at or now,
-            self.order_id,
-            self.driver_id,
-            self.customer_id,
-            self.zone_id,
-            self.distance_km,
-            self.item_count,
-            self.order_value,
-        )
+        return Order(**{**self.__dict__, "placed_at": self.placed_at or now})
 
 
 _Row = Annotated[

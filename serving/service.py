@@ -93,6 +93,7 @@ class Service:
         self, settings: Settings, *, registry: Registry | None = None, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self.settings = settings
+        self.api_key = settings.api_key.get_secret_value().encode()
         self.clock = clock
         self.metrics = Metrics()
         self.store = StoreLookup(settings)
