@@ -1,16 +1,16 @@
 """# Live features
 
-How congested each zone is at this moment: its rows of the view `zone_live`, in Redis two minutes later at the latest.
-The hourly `feature_pipeline` remains the one that writes the lake and the offline rows, and compares the two.
+How congested each zone is at this moment: its rows of the view `zone_live`, promised in Redis two minutes after their
+instant. The hourly `feature_pipeline` remains the one that writes the lake and the offline rows, and compares the two.
 
 | task | does |
 |---|---|
 | `refresh` | every 2 minutes until the next run takes over, the orders landed since the last hour become values |
 
 A run every ten minutes, so that libraries are loaded six times an hour and not thirty; whatever run it is, it does the
-steps of the present. It is **skipped** while no hour
-has been computed, and for a source that does not send the orders of these minutes. A red run has sent an alert; values
-older than 20 minutes are served as missing, and the answers say so. See docs/operations.md.
+steps of the present. It is **skipped** while no hour has been computed, and for a source that does not send the orders
+of these minutes. A red run has sent an alert; values older than 20 minutes are served as missing, and the answers say
+so. See docs/operations.md.
 """
 
 from __future__ import annotations

@@ -134,6 +134,13 @@ class PartitionedTable:
                 self._replace_day(day, window, rows[first[number] : first[number + 1]])
         return rows.height
 
+    def forget_before(self, day: datetime) -> None:
+        """Delete the rows of the days before this one."""
+        with self._locked():
+            for path in self.files():
+                if path < self.file(day):
+                    path.unlink()
+
     def content_hash(self, window: Window | None = None) -> str:
         """SHA-256 of the rows, whatever files they are in: equal if and only if the content is equal."""
         digest = hashlib.sha256()

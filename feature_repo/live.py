@@ -11,23 +11,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
-from feature_repo.window import DAY, HOUR, Moments, Window, as_utc, floor
+from feature_repo.window import DAY, HOUR, MINUTE, Moments, Window, as_utc, floor
+
+if TYPE_CHECKING:
+    from feature_repo.transforms.spec import ViewTransform
 
 logger = logging.getLogger(__name__)
 
 LONGEST_TAIL = 6 * HOUR
 """Further behind, the hourly run has stopped: there is no point in computing a day every two minutes."""
-WRITTEN_FOR = 7 * DAY
-"""How long it is kept what was written."""
+KEPT_FOR = 7 * DAY
+"""How long it is known what was written."""
 WRITTEN_AT = "written_as_of"
-MINUTE = timedelta(minutes=1)
 POLL_SECONDS = 2.0
 MAX_DIFFERENT_SHARE = 0.01
 """Of the values that were served: an order that was found late is no reason for an alarm, a defect is."""
@@ -284,7 +286,7 @@ def _computed_until(as_of: datetime, settings: Settings) -> datetime:
     return coverage.until
 
 
-def _written_table(transform: Any, settings: Settings) -> PartitionedTable:
+def _written_table(transform: ViewTransform, settings: Settings) -> PartitionedTable:
     """What was brought online. Grain: one entity and one refresh."""
     from feature_repo.transforms.tables import feature_table
 
@@ -292,9 +294,7 @@ def _written_table(transform: Any, settings: Settings) -> PartitionedTable:
     return PartitionedTable(settings.live / transform.view, WRITTEN_AT, schema, [WRITTEN_AT, transform.key])
 
 
-def _note(rows: pl.DataFrame, as_of: datetime, transform: Any, settings: Settings) -> None:
+def _note(rows: pl.DataFrame, as_of: datetime, transform: ViewTransform, settings: Settings) -> None:
     table = _written_table(transform, settings)
     table.replace(Moments(as_of, as_of + MINUTE), rows.with_columns(pl.lit(as_of, TIMESTAMP).alias(WRITTEN_AT)))
-    old = floor(as_of - WRITTEN_FOR, DAY)
-    if table.file(old).exists():
-        table.replace(Moments(old, old + DAY), pl.DataFrame(schema=table.schema))
+    table.forget_before(floor(as_of - KEPT_FOR, DAY))

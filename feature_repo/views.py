@@ -45,8 +45,12 @@ def field(name: str, dtype: FeastType, unit: str, description: str, **limits: An
     return Field(name=name, dtype=dtype, description=description, tags=tags)
 
 
-def _count(name: str, description: str, **limits: Any) -> Field:
-    return field(name, Int64, "orders", description, minimum=0, max_null_share=0, **limits)
+def _count(name: str, description: str, unit: str = "orders", **limits: Any) -> Field:
+    return field(name, Int64, unit, description, minimum=0, max_null_share=0, **limits)
+
+
+def _per_driver(name: str, description: str) -> Field:
+    return field(name, Float64, "orders", description, minimum=0, max_null_share=0)
 
 
 def _minutes(name: str, description: str, **limits: Any) -> Field:
@@ -215,29 +219,10 @@ zone_live = FeatureView(
         ),
         _count("open_order_count", "orders placed in the last 24 hours and neither delivered nor cancelled"),
         _count("open_asap_order_count", "open orders that are wanted at once", at_most="open_order_count"),
-        field(
-            "active_driver_count",
-            Int64,
-            "drivers",
-            "drivers who delivered here in the last 2 hours",
-            minimum=0,
-            max_null_share=0,
+        _count("active_driver_count", "drivers who delivered here in the last 2 hours", unit="drivers"),
+        _per_driver(
+            "open_asap_orders_per_driver", "open ASAP orders over active drivers, over one while there are none"
         ),
-        field(
-            "open_asap_orders_per_driver",
-            Float64,
-            "orders",
-            "open ASAP orders over active drivers, over one while there are none",
-            minimum=0,
-            max_null_share=0,
-        ),
-        field(
-            "delivered_per_driver_60m",
-            Float64,
-            "orders",
-            "orders delivered in the last 60 minutes over active drivers",
-            minimum=0,
-            max_null_share=0,
-        ),
+        _per_driver("delivered_per_driver_60m", "orders delivered in the last 60 minutes over active drivers"),
     ],
 )

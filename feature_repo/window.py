@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
+MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
@@ -95,7 +96,7 @@ class Window:
 class Moments(Window):
     """As `Window`, with bounds on full minutes: what happens between two hourly runs."""
 
-    unit = "minute", timedelta(minutes=1)
+    unit = "minute", MINUTE
 
     @property
     def slug(self) -> str:

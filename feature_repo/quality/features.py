@@ -16,6 +16,7 @@ from feature_repo.quality.datadocs import write_page
 from feature_repo.quality.results import RuleResult, ValidationReport
 from feature_repo.quality.rules import Severities, severities
 from feature_repo.quality.suite import Expectation, Outcome, run_suite
+from feature_repo.transforms.tables import publication_delay
 from feature_repo.window import DAY, HOUR, Window
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def _with_booleans(
         for info in view.fields
         if info.max_null_share is not None
     ]
-    delay = settings.live_publication_delay if view.step < HOUR else settings.publication_delay
+    delay = publication_delay(view.step, settings)
     return frame.with_columns(
         *finite,
         *implied,

@@ -139,7 +139,7 @@ def _view_rows(transform: ViewTransform, window: Window, new: pl.DataFrame, sett
             windows.rows(seen, base, transform, start, end, accumulate(connection))
         )
     frame = frame.sort("at", maintain_order=True)
-    at, delay = _instants("at", transform), publication_delay(transform, settings)
+    at, delay = _instants("at", transform), publication_delay(transform.step, settings)
     stamped = frame.with_columns(at.alias(EVENT_TIME), (at + delay).alias(CREATED))
     return stamped.select(list(feature_table(transform, settings).schema))
 

@@ -21,12 +21,11 @@ from typing import Any, Literal
 import ibis
 import ibis.expr.types as ir
 
+from feature_repo.window import DAY, HOUR, MINUTE
+
 Kind = Literal["count", "sum", "squares", "last"]
 FeatureType = Literal["int64", "float64", "string"]
 
-MINUTE = timedelta(minutes=1)
-HOUR = timedelta(hours=1)
-DAY = timedelta(days=1)
 WEEK = 7 * DAY
 LIVE_STEP = 2 * MINUTE
 """Width of the tiles of live views."""

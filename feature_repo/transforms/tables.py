@@ -9,7 +9,7 @@ import polars as pl
 from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
 from feature_repo.transforms.spec import FeatureType, ViewTransform
-from feature_repo.window import Moments, Window
+from feature_repo.window import HOUR, Moments, Window
 
 EVENT_TIME = "event_timestamp"
 """The instant `T` of a feature row: it holds what was known strictly before."""
@@ -23,9 +23,9 @@ AS_OF = "as_of"
 DTYPES: dict[FeatureType, pl.DataType] = {"int64": pl.Int64(), "float64": pl.Float64(), "string": pl.String()}
 
 
-def publication_delay(transform: ViewTransform, settings: Settings) -> timedelta:
-    """How long after its instant a row of the view is promised to be online."""
-    return settings.live_publication_delay if transform.is_live else settings.publication_delay
+def publication_delay(step: timedelta, settings: Settings) -> timedelta:
+    """How long after its instant a row is promised to be online, of a view whose rows lie on multiples of `step`."""
+    return settings.live_publication_delay if step < HOUR else settings.publication_delay
 
 
 def row_window(window: Window, transform: ViewTransform) -> Window:

@@ -255,13 +255,13 @@ def test_a_source_that_is_later_than_a_step_costs_steps_and_one_that_is_silent_i
 
 def test_what_was_written_is_forgotten_after_a_week(running: Settings):
     table = live._written_table(ZONE_LIVE, running)
-    old = LAST.replace(hour=0) - live.WRITTEN_FOR
-    kept = old + DAY
-    for day in (old, kept):
+    kept = LAST.replace(hour=0) - live.KEPT_FOR
+    old = [kept - DAY, kept - 30 * DAY]  # with days between on which nothing was written or forgotten
+    for day in (*old, kept):
         row = dict.fromkeys(table.schema) | {live.WRITTEN_AT: day, "zone_id": "z"}
         table.replace(Moments(day, day + MINUTE), pl.DataFrame([row], schema=table.schema))
     live.refresh(LAST, running)
-    assert not table.file(old).exists()
+    assert not any(table.file(day).exists() for day in old)
     assert table.file(kept).exists()
 
 
