@@ -6,7 +6,8 @@ import ibis
 import ibis.expr.types as ir
 
 from feature_repo.transforms.measures import ORDER_VALUE, PLACED, PLACED_AT
-from feature_repo.transforms.spec import DAY, LIFETIME, NOW, WEEK, Feature, ViewTransform, count, mean, total
+from feature_repo.transforms.spec import LIFETIME, NOW, WEEK, Feature, ViewTransform, count, mean, total
+from feature_repo.window import DAY
 
 MONTH = 30 * DAY
 ACTIVE = 90 * DAY

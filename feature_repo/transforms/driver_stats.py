@@ -1,7 +1,8 @@
 """How much a driver delivered, how far and how fast."""
 
 from feature_repo.transforms.measures import DELIVERED, DELIVERY_MINUTES, DISTANCE_KM, ON_TIME, TOO_SLOW
-from feature_repo.transforms.spec import DAY, ViewTransform, count, mean, share
+from feature_repo.transforms.spec import ViewTransform, count, mean, share
+from feature_repo.window import DAY
 
 FOUR_WEEKS = 28 * DAY
 

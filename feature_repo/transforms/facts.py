@@ -15,8 +15,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import polars as pl
 
-from feature_repo.transforms.spec import DAY, HOUR
-from feature_repo.window import Window
+from feature_repo.window import DAY, HOUR, Window
 
 PLACED = "placed"
 ACCEPTED = "accepted"

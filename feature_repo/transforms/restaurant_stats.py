@@ -8,7 +8,8 @@ from feature_repo.transforms.measures import (
     PLACED,
     PREPARATION_MINUTES,
 )
-from feature_repo.transforms.spec import DAY, WEEK, ViewTransform, count, mean, share, std
+from feature_repo.transforms.spec import WEEK, ViewTransform, count, mean, share, std
+from feature_repo.window import DAY
 
 FOUR_WEEKS = 28 * DAY
 

@@ -15,8 +15,9 @@ from feature_repo.transforms.measures import (
     SHIFT_BEGAN,
     SHIFT_ENDED,
 )
-from feature_repo.transforms.spec import DAY, HOUR, LIFETIME, LIVE_STEP, MINUTE, Feature, ViewTransform, count, mean
+from feature_repo.transforms.spec import LIFETIME, LIVE_STEP, Feature, ViewTransform, count, mean
 from feature_repo.transforms.zone_stats import OPEN_ORDERS, open_orders
+from feature_repo.window import DAY, HOUR, MINUTE
 
 DRIVERS = (SHIFT_BEGAN.count(LIFETIME), SHIFT_ENDED.count(LIFETIME))
 OPEN_ASAP_ORDERS = (ASAP_PLACED.count(LIFETIME), ASAP_CLOSED.count(LIFETIME), ASAP_ABANDONED.count(LIFETIME))

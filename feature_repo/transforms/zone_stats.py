@@ -5,7 +5,8 @@ from typing import Any
 import ibis.expr.types as ir
 
 from feature_repo.transforms.measures import ABANDONED, CLOSED, DELIVERED, DELIVERY_MINUTES, PLACED
-from feature_repo.transforms.spec import DAY, HOUR, LIFETIME, WEEK, Feature, ViewTransform, count, mean
+from feature_repo.transforms.spec import LIFETIME, WEEK, Feature, ViewTransform, count, mean
+from feature_repo.window import DAY, HOUR
 
 OPEN_ORDERS = (PLACED.count(LIFETIME), CLOSED.count(LIFETIME), ABANDONED.count(LIFETIME))
 

@@ -13,9 +13,10 @@ from config import Settings
 from config.settings import ROOT
 from feature_repo import definitions
 from feature_repo.store import apply, feature_store
-from feature_repo.transforms.spec import DAY, HOUR, MINUTE, Measure, ViewTransform, count
+from feature_repo.transforms.spec import Measure, ViewTransform, count
 from feature_repo.transforms.tables import DTYPES
 from feature_repo.transforms.views import TRANSFORMS
+from feature_repo.window import DAY, HOUR, MINUTE
 
 ALL_FIELDS = [
     *((view.name, field) for view in definitions.BATCH_VIEWS for field in view.features),

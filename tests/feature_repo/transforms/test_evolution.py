@@ -19,10 +19,10 @@ from feature_repo import pipeline
 from feature_repo.lake import PartitionedTable
 from feature_repo.transforms import compute, evolution, facts, measures, versions
 from feature_repo.transforms.coverage import HistoryMissing
-from feature_repo.transforms.spec import DAY, HOUR, LIFETIME, NOW, Feature, Measure, ViewTransform, count, mean
+from feature_repo.transforms.spec import LIFETIME, NOW, Feature, Measure, ViewTransform, count, mean
 from feature_repo.transforms.tables import feature_table, tile_table
 from feature_repo.transforms.views import TRANSFORMS
-from feature_repo.window import Window
+from feature_repo.window import DAY, HOUR, Window
 from tests.feature_repo.transforms import histories
 
 CANCELLED = Measure("cancelled", facts.CANCELLED)

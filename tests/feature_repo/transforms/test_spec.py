@@ -7,7 +7,8 @@ import statistics
 import ibis
 import pytest
 
-from feature_repo.transforms.spec import DAY, Measure, mean, share, std, total
+from feature_repo.transforms.spec import Measure, mean, share, std, total
+from feature_repo.window import DAY
 
 VALUE = Measure("value", "placed", "value_cents", per_unit=100)
 ORDERS = Measure("orders", "placed")

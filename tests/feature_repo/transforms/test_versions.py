@@ -19,11 +19,11 @@ from config.settings import ROOT
 from feature_repo import pipeline
 from feature_repo.transforms import compute, facts, versions
 from feature_repo.transforms.measures import DECLINED, DELIVERY_MINUTES, ORDER_VALUE, PLACED
-from feature_repo.transforms.spec import DAY, HOUR, Feature, Measure, ViewTransform, count, mean, share
+from feature_repo.transforms.spec import Feature, Measure, ViewTransform, count, mean, share
 from feature_repo.transforms.tables import EVENT_TIME, TILE_START, feature_table
 from feature_repo.transforms.versions import DefinitionChanged, fingerprint
 from feature_repo.transforms.views import TRANSFORMS
-from feature_repo.window import Window
+from feature_repo.window import DAY, HOUR, Window
 from tests.feature_repo.transforms import histories
 
 WEEK = 7 * DAY
