@@ -25,6 +25,8 @@ from stack.processes import Service, ServiceError
 from stack.summary import summary
 
 if TYPE_CHECKING:
+    import httpx
+
     from feature_repo.live import Online
 
 LIVE_HOURS = 24
@@ -297,18 +299,19 @@ def _live(settings: Settings, live: Window, story: Story, narrator: Narrator) ->
     from feature_repo.live import Online
 
     online = Online(settings)
-    for step in _steps(live):
-        answers = _predict_in_turn(settings, step, online)
-        predicted = sum(answer["prediction"] is not None for answer in answers)
-        told = pipeline.run_window(step, settings, lambda _: None)
-        story.predictions += predicted
-        story.audits.append(told["audit"])
-        if not told["audit"]["passed"]:
-            narrator.say(f"{step.start:%H:%M}  AUDIT FAILED: online differs from offline: {told['audit']}")
-        refused = f", {len(answers) - predicted} requests refused" if predicted < len(answers) else ""
-        narrator.say(
-            f"{step.start:%H:%M}  {predicted:>4} orders predicted{refused}; then their outcome, features, audit"
-        )
+    with _service(settings) as service:
+        for step in _steps(live):
+            answers = _predict_in_turn(settings, step, online, service)
+            predicted = sum(answer["prediction"] is not None for answer in answers)
+            told = pipeline.run_window(step, settings, lambda _: None)
+            story.predictions += predicted
+            story.audits.append(told["audit"])
+            if not told["audit"]["passed"]:
+                narrator.say(f"{step.start:%H:%M}  AUDIT FAILED: online differs from offline: {told['audit']}")
+            refused = f", {len(answers) - predicted} requests refused" if predicted < len(answers) else ""
+            narrator.say(
+                f"{step.start:%H:%M}  {predicted:>4} orders predicted{refused}; then their outcome, features, audit"
+            )
 
 
 def _steps(live: Window) -> Iterator[Window]:
@@ -335,7 +338,7 @@ def _placed(settings: Settings, window: Window) -> list[dict[str, Any]]:
     ]
 
 
-def _predict_in_turn(settings: Settings, window: Window, online: Online) -> list[dict[str, Any]]:
+def _predict_in_turn(settings: Settings, window: Window, online: Online, service: httpx.Client) -> list[dict[str, Any]]:
     """Answers for the orders placed in a window, each asked for when live values are what they were at its instant."""
     from feature_repo.live import bring_online, rows_until
     from feature_repo.transforms.spec import LIVE_STEP
@@ -347,21 +350,25 @@ def _predict_in_turn(settings: Settings, window: Window, online: Online) -> list
     for as_of, orders in groupby(_placed(settings, window), newest):
         if as_of > window.start:
             bring_online(rows, as_of, settings, online)
-        answers += _predict(settings, list(orders))
+        answers += _predict(service, list(orders))
     return answers
 
 
-def _predict(settings: Settings, orders: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _service(settings: Settings) -> httpx.Client:
+    """A client of the prediction service; to open one takes longer than a prediction."""
     import httpx
 
-    answers: list[dict[str, Any]] = []
     headers = {"X-API-Key": settings.api_key.get_secret_value()}
-    with httpx.Client(base_url=settings.serving_url, headers=headers, timeout=30, trust_env=False) as client:
-        for first in range(0, len(orders), BATCH):
-            answer = client.post("/predict/batch", json={"orders": orders[first : first + BATCH]})
-            if answer.is_error:
-                raise WalkError(f"the prediction service refused a batch ({answer.status_code}): {answer.text}")
-            answers += answer.json()["rows"]
+    return httpx.Client(base_url=settings.serving_url, headers=headers, timeout=30, trust_env=False)
+
+
+def _predict(service: httpx.Client, orders: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    answers: list[dict[str, Any]] = []
+    for first in range(0, len(orders), BATCH):
+        answer = service.post("/predict/batch", json={"orders": orders[first : first + BATCH]})
+        if answer.is_error:
+            raise WalkError(f"the prediction service refused a batch ({answer.status_code}): {answer.text}")
+        answers += answer.json()["rows"]
     return answers
 
 
@@ -387,12 +394,10 @@ def _feature_rows(settings: Settings) -> dict[str, int]:
 
 def _example(settings: Settings, end: datetime) -> dict[str, Any]:
     """One prediction from the running service, for an order of now like the last one that was placed."""
-    import httpx
-
     candidates = _placed(settings, Window.last(timedelta(hours=LIVE_HOURS), end))
     if not candidates:
         return {}
     order = candidates[-1] | {"order_id": "make-run-example"}
-    headers = {"X-API-Key": settings.api_key.get_secret_value()}
-    answer = httpx.post(f"{settings.serving_url}/predict", json=order, headers=headers, timeout=30, trust_env=False)
+    with _service(settings) as service:
+        answer = service.post("/predict", json=order)
     return {"request": order, "status_code": answer.status_code, "answer": answer.json()}
