@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from evidently.core.report import Snapshot
 
 PREDICTION = "prediction"
+UNAVAILABLE = "unavailable"
+"""The status of an input, in the log, while the store did not answer."""
 SAMPLE_ROWS = 5_000
 SAMPLE_SEED = 0
 FEW_VALUES = 20
@@ -68,12 +70,19 @@ class ColumnDrift:
 
 
 def served_inputs(predictions: pl.DataFrame, inputs: Sequence[str]) -> pl.DataFrame:
-    """The inputs of logged predictions as columns, and `prediction`; an input that a row lacks is null."""
-    schema = pl.Struct({name: pl.Float64() for name in inputs})
+    """The inputs of logged predictions as columns, and `prediction`.
+
+    An input that a row lacks is null, and so is one that the store did not give: the median in its place says nothing
+    about the world.
+    """
     decoded = predictions.select(
-        pl.col("inputs").str.json_decode(schema).alias("values"), pl.col("delivery_minutes").alias(PREDICTION)
+        pl.col("inputs").str.json_decode(pl.Struct({name: pl.Float64() for name in inputs})),
+        pl.col("statuses").str.json_decode(pl.Struct({name: pl.String() for name in inputs})),
+        pl.col("delivery_minutes").alias(PREDICTION),
     )
-    return decoded.select(pl.col("values").struct.unnest(), PREDICTION)
+    values, status = pl.col("inputs").struct.field, pl.col("statuses").struct.field
+    given = {name: pl.when(status(name).ne_missing(UNAVAILABLE)).then(values(name)) for name in inputs}
+    return decoded.select(**given, prediction=PREDICTION)
 
 
 def bounded(frame: pl.DataFrame, rows: int = SAMPLE_ROWS) -> pl.DataFrame:

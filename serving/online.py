@@ -263,9 +263,14 @@ class StoredRow:
     stored: Sequence[bytes | None] = ()
 
     @classmethod
+    def typical(cls, values: list[float], status: int) -> StoredRow:
+        """Values of one status that nobody has stored."""
+        return cls(values, bytes([status] * len(values)), _NAN)
+
+    @classmethod
     def without_values(cls, count: int, status: int) -> StoredRow:
         """As many features of one status."""
-        return cls([_NAN] * count, bytes([status] * count), _NAN)
+        return cls.typical([_NAN] * count, status)
 
     def as_of(self, now: int, ttl: float) -> StoredRow:
         """The row at an instant, all in microseconds: with everything stale if it is older than `ttl`."""

@@ -1,9 +1,9 @@
 """From orders to estimates: online features, request-time features, the model. One code path for 1 row and for 1,000.
 
-A value that is not there goes into the model as NaN, not as the training median: the model is a histogram gradient
-boosting that was trained with missing values (new restaurants, hidden drivers) and has learnt a branch for each of
-them, whereas a median would claim knowledge that nobody has. This holds with the store down, too: every stored feature
-is NaN then, and the answer is marked `degraded`.
+A value that an entity does not have (a new restaurant, an order without a driver, a row past its time to live) goes
+into the model as NaN: that is how training saw it, and the model has learnt a branch for it. While the store does not
+answer, nobody knows whether there is a value, and mostly there is one: the median of the training rows stands in for
+it, and the answer is marked `degraded`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,12 @@ class Predictor:
         self._inputs_of = _picker(inputs_from)
         self._stored_of = _picker([place for place, index in enumerate(inputs_from) if index < len(stored)])
         self._restaurant_value = position.get(RESTAURANT_VALUE)
-        self._no_answer = [StoredRow.without_values(len(view.features), _UNAVAILABLE) for view in views]
+        medians = {(column.view, column.feature): column.median for column in inputs if column.median is not None}
+        self._unanswered = [
+            StoredRow.typical([medians.get((view.name, feature), math.nan) for feature in view.features], _UNAVAILABLE)
+            for view in views
+        ]
+        self._unasked = [StoredRow.without_values(len(view.features), _MISSING) for view in views]
         self._join_keys = sorted({view.join_key for view in views})
         self._computes = any(column.source == "on_demand" for column in inputs)
         trained_with = bundle.document.request_function_version
@@ -168,7 +173,7 @@ class Predictor:
         views, store_down = await self._look_up(orders)
         stored = [[value for view in row for value in view.values] for row in views]
         inputs, statuses = [], []
-        for row, values, given in zip(views, stored, self._given(orders, stored), strict=True):
+        for row, values, given in zip(views, stored, self._given(orders, stored, store_down), strict=True):
             known = (*values, *given)
             marks = b"".join([view.statuses for view in row]) + bytes([_MISSING * (value != value) for value in given])
             inputs.append(self._inputs_of(known))
@@ -184,9 +189,18 @@ class Predictor:
         try:
             return await self.lookup.read(rows, [order.placed_at for order in orders]), False
         except LookupFailed:
-            return [self._no_answer] * len(orders), True
+            return [self._without_store(row) for row in rows], True
 
-    def _given(self, orders: Sequence[Order], stored: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    def _without_store(self, row: dict[str, str | None]) -> list[StoredRow]:
+        """The views of a row while the store does not answer."""
+        return [
+            unasked if row[view.join_key] is None else unanswered
+            for view, unasked, unanswered in zip(self.views, self._unasked, self._unanswered, strict=True)
+        ]
+
+    def _given(
+        self, orders: Sequence[Order], stored: Sequence[Sequence[float]], store_down: bool
+    ) -> list[tuple[float, ...]]:
         """`REQUEST_FIELDS` and what is computed from them, one row per order; None becomes NaN."""
         requested = [
             tuple([math.nan if value is None else float(value) for value in _request_values(order)]) for order in orders
@@ -195,7 +209,7 @@ class Predictor:
             return requested
         given = []
         for order, row, values in zip(orders, requested, stored, strict=True):
-            usual = math.nan if self._restaurant_value is None else values[self._restaurant_value]
+            usual = math.nan if self._restaurant_value is None or store_down else values[self._restaurant_value]
             given.append((*row, *request_time.compute_row(order.placed_at.timestamp(), row[ORDER_VALUE], usual)))
         return given
 

@@ -66,6 +66,7 @@ def logged(features: pl.DataFrame, start: datetime, source: str = "online", stat
             "p10_minutes": minutes - 6.4,
             "p90_minutes": minutes + 6.4,
             "inputs": [json.dumps(row) for row in features.iter_rows(named=True)],
+            "statuses": json.dumps(dict.fromkeys(features.columns, "present")),
         }
     )
 

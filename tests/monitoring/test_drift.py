@@ -97,6 +97,14 @@ def test_logged_inputs_come_back_as_columns() -> None:
     assert served["not_logged_yet"].null_count() == 20
 
 
+def test_what_stood_in_for_a_store_that_was_down_is_no_value() -> None:
+    features = feature_rows(20)
+    down = json.dumps(dict.fromkeys(features.columns, "present") | {"distance_km": "unavailable"})
+    served = served_inputs(logged(features, DAY.start).with_columns(statuses=pl.lit(down)), INPUTS)
+    assert served["distance_km"].null_count() == 20
+    assert served.drop("distance_km", "prediction").equals(features.drop("distance_km"))
+
+
 def test_samples_are_bounded_and_the_same_every_time() -> None:
     frame = pl.DataFrame({"a": range(10_000)})
     assert bounded(frame).height == 5_000

@@ -148,17 +148,35 @@ def test_a_value_that_cannot_be_decoded_degrades_the_answer(predictor: Predictor
     assert found.reasons == [(UNDECODABLE,)]
 
 
-def test_a_dead_store_leaves_what_the_request_brought(bundle_dir: Path, settings: Settings):
-    bundle = Bundle.load(bundle_dir)
+def test_a_dead_store_leaves_what_the_request_brought_and_the_medians_of_training(
+    make_bundle: BundleMaker, bundle_dir: Path, settings: Settings
+):
+    inputs = [dict(each) for each in json.loads((bundle_dir / "bundle.json").read_text())["inputs"]]
+    for each, median in zip(inputs, [41.0, 30.0, 21.0, None, 11.0], strict=False):
+        each["median"] = median
+    bundle = Bundle.load(make_bundle(inputs=inputs))
     dead = settings.model_copy(update={"redis_url_override": f"redis://127.0.0.1:{free_port()}/0"})
 
     found = predict(Predictor(bundle, StoreLookup(dead).for_bundle(bundle)), [FULL, FULL])
 
     assert [row[:5] for row in found.statuses] == [bytes([FeatureStatus.UNAVAILABLE] * 5)] * 2
-    assert np.isnan([row[:5] for row in found.inputs]).all()
+    np.testing.assert_array_equal([row[:5] for row in found.inputs], [[41, 30, 21, math.nan, 11]] * 2)
     assert found.inputs[0][5:8] == (2, 3, 30)
     assert found.statuses[0][10] == FeatureStatus.MISSING
     assert found.reasons == [(STORE_DOWN,)] * 2
+
+
+def test_of_an_entity_that_nobody_named_a_dead_store_keeps_nothing_back(bundle_dir: Path, settings: Settings):
+    bundle = Bundle.load(bundle_dir)
+    without_driver = FULL._replace(driver_id=None)
+
+    with_store = predict(Predictor(bundle, StoreLookup(settings).for_bundle(bundle)), [without_driver])
+    without_store = predict(Predictor(bundle, NoStore()), [without_driver])
+
+    (driver,) = [place for place, name in enumerate(NAMES) if name.startswith("driver_stats")]
+    for found in (with_store, without_store):
+        assert found.statuses[0][driver] == FeatureStatus.MISSING
+        assert np.isnan(found.inputs[0][driver])
 
 
 def test_another_version_of_the_request_function_is_admitted_in_every_answer(make_bundle: BundleMaker):
