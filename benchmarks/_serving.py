@@ -132,7 +132,7 @@ def fill_redis() -> str:
         source = FileSource(name=f"{name}_source", path="unused", timestamp_field="event_timestamp")
         schema = [Field(name=key, dtype=String), *fields]
         store.apply([owner, FeatureView(name=name, entities=[owner], ttl=TTL, schema=schema, source=source)])
-    store.refresh_registry()
+    store.refresh_registry()  # type: ignore[no-untyped-call]
     for name, key in VIEWS.items():
         frame = pd.DataFrame({key: [entity(name, number) for number in range(ENTITIES)], "event_timestamp": now})
         for feature in MEANS:

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import compare
+from benchmarks.harness import Contender, compare
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,7 +182,7 @@ def _dataset() -> Any:
     return load_dataset(Path((PLACE / DATASET).read_text()))
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, Contender] = {
     "mean of the known rows": training_mean,
     "raw columns": raw_columns,
     "ours": Ours(),

@@ -91,7 +91,7 @@ def _data(bundle: Path) -> Any:
     return dataset, split_by_time(dataset.rows(), get_spec("delivery_time"))
 
 
-def _errors(predicted: Sequence[float], happened: NDArray[np.float64]) -> Mapping[str, Any]:
+def _errors(predicted: Sequence[float] | NDArray[np.float64], happened: NDArray[np.float64]) -> Mapping[str, Any]:
     import numpy as np
 
     residuals = np.subtract(predicted, happened)

@@ -97,7 +97,7 @@ def _finish(server: redis.Redis, **_: Any) -> dict[str, Any]:
 
 
 for contender, prepare in ((ours, _prepare_ours), (feast, _prepare_feast), (bare_write, _prepare_bare_write)):
-    contender.prepare, contender.finish = prepare, _finish  # type: ignore[attr-defined]
+    vars(contender).update(prepare=prepare, finish=_finish)
 
 
 def _dump(server: redis.Redis) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:

@@ -23,7 +23,7 @@ WARM_UP = 50
 def read(read: Callable[[], Any], repeats: int, **_: Any) -> Mapping[str, Any]:
     """Read again and again; what a read takes is told by percentiles."""
     seconds = []
-    for _ in range(repeats):
+    for _repeat in range(repeats):
         begun = time.perf_counter()
         read()
         seconds.append(time.perf_counter() - begun)

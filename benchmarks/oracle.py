@@ -24,7 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import compare
+from benchmarks.harness import Contender, compare
 from benchmarks.training import history_key
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _split(days: int) -> Split:
     )
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, Contender] = {
     "oracle": oracle,
     "trailing mean": trailing_mean,
     "ours": Model(),

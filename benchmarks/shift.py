@@ -69,7 +69,11 @@ def _told(settings: Settings, plain: bool) -> Mapping[str, Any]:
             usual = replace(usual, statistics=statistics)
         accepted = orders_table(settings).scan(hour).collect()
         found = shift.compare(accepted, accepted, hour, usual, settings)
-        off = [one for one in found if one.low is not None and not one.low <= one.observed <= one.high]
+        off = [
+            one
+            for one in found
+            if one.low is not None and one.high is not None and not one.low <= one.observed <= one.high
+        ]
         shifts = [one for one in off if one.rule.endswith("_shift")]
         told["ordinary" if hour.start < END else "drifted"] += bool(shifts)
         if first is None and hour.start >= END and any(one.rule == "mean_shift" for one in shifts):

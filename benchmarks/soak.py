@@ -144,7 +144,7 @@ def _of_phase(settled: pl.DataFrame, phase: Phase) -> Iterator[str]:
     )
     if changing := customers.filter(pl.col("variant") > 1).height:
         yield f"{changing} customers were answered by several variants"
-    taken = customers["canary"].sum()
+    taken = int(customers["canary"].sum())
     deviation = (customers.height * phase.canary * (1 - phase.canary)) ** 0.5
     if abs(taken - customers.height * phase.canary) > SIGMAS * deviation:
         yield f"the canary has {taken} of {customers.height} customers, its share is {phase.canary:.0%}"
@@ -258,7 +258,13 @@ def read_answers() -> pl.DataFrame:
             "model": pl.Struct({"version": pl.String, "variant": pl.String}),
         }
     )
-    schema = {"sent": pl.Float64, "seconds": pl.Float64, "http": pl.Int64, "customer": pl.String, "answer": answer}
+    schema: dict[str, Any] = {
+        "sent": pl.Float64,
+        "seconds": pl.Float64,
+        "http": pl.Int64,
+        "customer": pl.String,
+        "answer": answer,
+    }
     inside = pl.col("answer").struct
     return pl.read_ndjson(ANSWERS, schema=schema).select(
         "sent",

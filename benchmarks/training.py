@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import compare
+from benchmarks.harness import Contender, compare
 
 if TYPE_CHECKING:
     from config import Settings
@@ -141,7 +141,7 @@ def once_more(orders: int) -> Mapping[str, Any]:
     return {"found again": f"{sum(story[step]['reused'] for step in steps)} of {len(steps)}"}
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, Contender] = {
     "dataset": dataset,
     "validate": validate,
     "bare fit": bare_fit,
