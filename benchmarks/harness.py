@@ -148,6 +148,11 @@ def _with_ratios(measured: list[Measurement], anchor: str, names: Collection[str
     ]
 
 
+def _shown(value: Any) -> str:
+    """An argument as it is kept: of a folder only its name, as where it lay says nothing to others."""
+    return value.name if isinstance(value, Path) else str(value)
+
+
 def write_result(
     name: str,
     measurements: Sequence[Measurement],
@@ -159,7 +164,7 @@ def write_result(
     content = {
         "benchmark": name,
         "anchor": anchor,
-        "sizes": {size: {key: str(value) for key, value in arguments.items()} for size, arguments in sizes.items()},
+        "sizes": {size: {key: _shown(value) for key, value in given.items()} for size, given in sizes.items()},
         "measured": [asdict(measurement) for measurement in measurements],
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},
