@@ -112,7 +112,6 @@ def main() -> None:
         http=Protocol,
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # nothing here asks where a request came from
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -220,6 +220,14 @@ def test_an_answer_goes_out_in_one_piece_and_a_head_alone_at_once(serve: Serve, 
         assert client.recv(65_536) == b""
 
 
+def test_behind_a_proxy_that_speaks_tls_redirects_keep_its_scheme(serve: Serve, bundle_dir: Path, store: str):
+    with serve(ETA_MODEL_DIR=str(bundle_dir)) as server:
+        forwarded = {"X-Forwarded-Proto": "https"}
+        answer = httpx.get(f"http://127.0.0.1:{server.port}/health/", headers=forwarded, trust_env=False)
+    assert answer.status_code == 307
+    assert answer.headers["location"] == f"https://127.0.0.1:{server.port}/health"
+
+
 PREDICT_AND_LIST_MODULES = """
 import json, sys, time
 begin = time.perf_counter()
