@@ -166,12 +166,13 @@ def test_a_dead_store_leaves_what_the_request_brought_and_the_medians_of_trainin
     assert found.reasons == [(STORE_DOWN,)] * 2
 
 
-def test_of_an_entity_that_nobody_named_a_dead_store_keeps_nothing_back(bundle_dir: Path, settings: Settings):
-    bundle = Bundle.load(bundle_dir)
+def test_of_an_entity_that_nobody_named_a_dead_store_keeps_nothing_back(predictor: Predictor):
     without_driver = FULL._replace(driver_id=None)
 
-    with_store = predict(Predictor(bundle, StoreLookup(settings).for_bundle(bundle)), [without_driver])
-    without_store = predict(Predictor(bundle, NoStore()), [without_driver])
+    with_store = predict(predictor, [without_driver])
+    without_store = predict(Predictor(predictor.bundle, NoStore()), [without_driver])
+
+    assert (with_store.reasons, without_store.reasons) == ([()], [(STORE_DOWN,)])
 
     (driver,) = [place for place, name in enumerate(NAMES) if name.startswith("driver_stats")]
     for found in (with_store, without_store):
