@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from evidently.core.report import Snapshot
 
 PREDICTION = "prediction"
-UNAVAILABLE = "unavailable"
-"""The status of an input, in the log, while the store did not answer."""
 SAMPLE_ROWS = 5_000
 SAMPLE_SEED = 0
 FEW_VALUES = 20
@@ -75,13 +73,17 @@ def served_inputs(predictions: pl.DataFrame, inputs: Sequence[str]) -> pl.DataFr
     An input that a row lacks is null, and so is one that the store did not give: the median in its place says nothing
     about the world.
     """
+    from serving.predictor import FeatureStatus
+
     decoded = predictions.select(
         pl.col("inputs").str.json_decode(pl.Struct({name: pl.Float64() for name in inputs})),
         pl.col("statuses").str.json_decode(pl.Struct({name: pl.String() for name in inputs})),
         pl.col("delivery_minutes").alias(PREDICTION),
     )
     values, status = pl.col("inputs").struct.field, pl.col("statuses").struct.field
-    given = {name: pl.when(status(name).ne_missing(UNAVAILABLE)).then(values(name)) for name in inputs}
+    given = {
+        name: pl.when(status(name).ne_missing(FeatureStatus.UNAVAILABLE.label)).then(values(name)) for name in inputs
+    }
     return decoded.select(**given, prediction=PREDICTION)
 
 
