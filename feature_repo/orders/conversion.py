@@ -20,7 +20,7 @@ import polars as pl
 from feature_repo.lake import TIMESTAMP
 from feature_repo.orders.mapping_file import UNIX_FORMATS, Mapping, MappingError, SQLValue, Time, Version, suggest
 from feature_repo.orders.schema import EVENT_TIMES, LANDING_SCHEMA, ORDER_SCHEMA
-from feature_repo.orders.source import ROW, literal, quoted, source_columns
+from feature_repo.orders.source import ROW, for_each_part, literal, quoted, source_columns
 
 _SQL_TYPES = {
     pl.String(): "VARCHAR",
@@ -63,25 +63,44 @@ def convert(connection: duckdb.DuckDBPyConnection, mapping: Mapping, now: dateti
     MappingError
         An expression names an unknown column, is no valid SQL, or has a type that cannot be converted.
     """
-    parts = [_typed(connection, mapping, version) for version in mapping.versions or [Version(name="")]]
-    connection.execute(f"CREATE TABLE typed AS {' UNION ALL BY NAME '.join(parts)}")
+    for_each_part(connection, lambda: _add_typed(connection, mapping))
     connection.execute(f"CREATE TABLE judged AS {_judged(now)}")
     connection.execute("DROP TABLE typed")
+    connection.execute(f"CREATE TABLE refused_rows ({ROW} BIGINT, source_row VARCHAR)")
+    for_each_part(connection, lambda: _add_refused_rows(connection))
+    connection.execute(f"""
+        CREATE TABLE versions AS SELECT judged.* EXCLUDE ({ROW}), source_row
+        FROM judged LEFT JOIN refused_rows ON judged.{ROW} = refused_rows.{ROW} AND refused_rule IS NOT NULL""")
+    connection.execute("DROP TABLE judged")
+
+
+def _add_typed(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
+    """Add the versions of the part that `source` shows to the table `typed`."""
+    versions = [_typed(connection, mapping, version) for version in mapping.versions or [Version(name="")]]
+    rows = " UNION ALL BY NAME ".join(versions)
+    connection.execute(f"CREATE TABLE IF NOT EXISTS typed AS FROM ({rows}) LIMIT 0")
+    connection.execute(f"INSERT INTO typed BY NAME {rows}")
+
+
+def _add_refused_rows(connection: duckdb.DuckDBPyConnection) -> None:
     columns = ", ".join(quoted(name) for name in source_columns(connection))
     connection.execute(f"""
-        CREATE TABLE versions AS SELECT judged.* EXCLUDE ({ROW}), source_row FROM judged LEFT JOIN (
-            SELECT {ROW}, CAST(to_json(row_of) AS VARCHAR) AS source_row FROM (
-                SELECT {ROW}, struct_pack({columns}) AS row_of FROM source
-                WHERE {ROW} IN (SELECT {ROW} FROM judged WHERE refused_rule IS NOT NULL))
-        ) AS refused ON judged.{ROW} = refused.{ROW} AND refused_rule IS NOT NULL""")
-    connection.execute("DROP TABLE judged")
+        INSERT INTO refused_rows SELECT {ROW}, CAST(to_json(row_of) AS VARCHAR) FROM (
+            SELECT {ROW}, struct_pack({columns}) AS row_of FROM source
+            WHERE {ROW} IN (SELECT {ROW} FROM judged WHERE refused_rule IS NOT NULL))""")
 
 
 def count_filtered(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> int:
     """How many source rows the mapping's `where` leaves out."""
     if mapping.where is None:
         return 0
-    kept = _condition(connection, mapping.where, "where")
+    counts: list[int] = []
+    for_each_part(connection, lambda: counts.append(_count_left_out(connection, str(mapping.where))))
+    return sum(counts)
+
+
+def _count_left_out(connection: duckdb.DuckDBPyConnection, where: str) -> int:
+    kept = _condition(connection, where, "where")
     return int(connection.execute(f"SELECT count(*) FROM source WHERE NOT {kept}").fetchall()[0][0])
 
 

@@ -24,12 +24,13 @@ from feature_repo.orders.conversion import convert, count_filtered
 from feature_repo.orders.landing import Watermark, read_watermark, write_atomically, write_watermark
 from feature_repo.orders.mapping_file import Mapping, MappingError, load_mapping
 from feature_repo.orders.schema import LANDING_SCHEMA, REFUSAL_SCHEMA
-from feature_repo.orders.source import broken_lines, hide_password, literal, load_source
+from feature_repo.orders.source import count_rows, hide_password, literal, load_source, reading_notes
 from feature_repo.window import HOUR, as_utc, floor_hour
 
 logger = logging.getLogger(__name__)
 
 _FILE_SCHEMA = {**LANDING_SCHEMA, **REFUSAL_SCHEMA}
+_SHOWN_NOTES = 10
 _MEMORY_LIMIT = "2GB"
 """Of the scratch database; what does not fit goes to its file, beside the landing folder."""
 
@@ -60,6 +61,8 @@ class IngestReport:
         Landed versions that were known before the watermark of an earlier ingestion: hours that may have been run.
     files : list of str
         Files written.
+    notes : list of str
+        How files were read, where that had to be decided: titles left out, comments, signs that a file names.
     """
 
     mapping: str
@@ -76,6 +79,7 @@ class IngestReport:
     complete_until: datetime
     behind_watermark: int
     files: list[str] = field(repr=False)
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The report with JSON types."""
@@ -97,6 +101,9 @@ class IngestReport:
         }
         lines += [f"  {name:<17} {count:,}" for name, count in counts.items() if count]
         lines += [f"    for example: {example}" for example in self.examples]
+        lines += [f"  note: {note}" for note in self.notes[:_SHOWN_NOTES]]
+        if len(self.notes) > _SHOWN_NOTES:
+            lines.append(f"  note: and {len(self.notes) - _SHOWN_NOTES} more of this kind")
         if self.behind_watermark:
             lines.append(
                 f"  {self.behind_watermark:,} versions lie before the earlier watermark: the next hourly run finds"
@@ -148,7 +155,7 @@ def bring_in(orders: str, mapping: Path, settings: Settings, now: datetime | Non
         return IngestReport(
             mapping=plan.name,
             orders=hide_password(orders),
-            rows_read=_count(connection, "source") + broken,
+            rows_read=count_rows(connection) + broken,
             rows_filtered=count_filtered(connection, plan),
             landed=written.landed,
             duplicates=_count(connection, "versions WHERE duplicate"),
@@ -160,6 +167,7 @@ def bring_in(orders: str, mapping: Path, settings: Settings, now: datetime | Non
             complete_until=watermark.complete_until,
             behind_watermark=written.behind,
             files=[str(path) for path in written.files],
+            notes=reading_notes(connection),
         )
 
 
@@ -206,6 +214,7 @@ def _mapping_record(settings: Settings) -> Path:
 def _plan_hash(plan: Mapping) -> str:
     """Identifies what the mapping makes of a row; where rows are read from does not matter."""
     meaning = plan.model_dump(mode="json", include={"columns", "time", "where", "versions"})
+    meaning |= plan.read.model_dump(include={"decimal", "thousands"}, exclude_defaults=True)
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
@@ -239,13 +248,13 @@ def _foreign_file(plan: Mapping, settings: Settings) -> Path | None:
 
 
 def _add_broken_lines(connection: duckdb.DuckDBPyConnection) -> int:
-    columns = "refused_rule, refused_reason, source_row, duplicate"
-    lines = broken_lines(connection)
-    for file, number, text, message in lines:
-        reason = f"line {number} of {file} is no row of this CSV file: {message}"
-        row = json.dumps({"file": file, "line": number, "text": text})
-        connection.execute(f"INSERT INTO versions ({columns}) VALUES ('unparsable', ?, ?, false)", [reason, row])
-    return len(lines)
+    reason = "concat('line ', line, ' of ', file, ' is no row of this CSV file: ', fault)"
+    row = "CAST(to_json({'file': file, 'line': line, 'text': text}) AS VARCHAR)"
+    connection.execute(
+        "INSERT INTO versions (refused_rule, refused_reason, source_row, duplicate) "
+        f"SELECT 'unparsable', {reason}, {row}, false FROM broken_lines"
+    )
+    return _count(connection, "broken_lines")
 
 
 def _require_enough(connection: duckdb.DuckDBPyConnection, plan: Mapping, orders: str) -> tuple[datetime, datetime]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,6 +53,40 @@ def _format(text: str) -> str:
     return text
 
 
+def _one_sign(text: str) -> str:
+    if len(text) != 1 or text in "\r\n\0":
+        raise ValueError(f"{text!r} is not one sign")
+    return text
+
+
+def _quote(text: str) -> str:
+    return "" if text.casefold() in ("none", "") else _one_sign(text)
+
+
+def _delimiter(text: str) -> str:
+    sign = "\t" if text.casefold() in ("tab", "\\t") else text
+    if not 1 <= len(sign) <= 4 or any(end in sign for end in "\r\n\0"):
+        raise ValueError(f"{text!r} is no delimiter: write one to four signs, or 'tab'")
+    return sign
+
+
+def _number_sign(text: str) -> str:
+    if len(text) != 1 or text.isalnum() or text in "+-":
+        raise ValueError(f"{text!r} is no decimal or thousands sign: write one such as ',' or '.'")
+    return text
+
+
+def _encoding(name: str) -> str:
+    try:
+        "".encode(name)  # Refuses codecs that do not make bytes of text, such as rot13.
+        return codecs.lookup(name).name
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{name!r} is no encoding that Python knows; write one like 'utf-8' or 'cp1252'") from error
+
+
+_FORMATS_OF = {"table": ("sql",), "query": ("sql",), "int96": ("parquet",)}
+"""Formats that an option of `Read` belongs to; the others belong to csv."""
+
 Column = Annotated[str, AfterValidator(_canonical)]
 Columns = dict[Column, SQLValue]
 
@@ -61,13 +96,24 @@ class _Model(BaseModel):
 
 
 class Read(_Model):
-    """Where the rows are and in which form."""
+    """Where the rows are and in which form.
+
+    A CSV file is what RFC 4180 says, unless an option says otherwise: nothing of it is found out by looking at data,
+    except the delimiter, which the header has to show.
+    """
 
     format: Literal["csv", "parquet", "sql"]
-    delimiter: str | None = None
-    quote: str | None = None
-    encoding: str = "utf-8"
+    delimiter: Annotated[str, AfterValidator(_delimiter)] | None = None
+    quote: Annotated[str, AfterValidator(_quote)] = '"'
+    escape: Annotated[str, AfterValidator(_one_sign)] | None = None
+    comment: Annotated[str, Field(min_length=1, max_length=8)] | None = None
+    skip: int = Field(default=0, ge=0)
+    strict: bool = True
+    encoding: Annotated[str, AfterValidator(_encoding)] = "utf-8"
     null_values: list[str] = Field(default_factory=lambda: [""])
+    decimal: Annotated[str, AfterValidator(_number_sign)] = "."
+    thousands: Annotated[str, AfterValidator(_number_sign)] | None = None
+    int96: Literal["utc", "local"] | None = None
     table: str | None = None
     query: str | None = None
 
@@ -75,10 +121,14 @@ class Read(_Model):
     def _options_fit_the_format(self) -> Read:
         if self.format == "sql" and (self.table is None) == (self.query is None):
             raise ValueError("format sql needs either `table` or `query`")
-        if self.format != "sql" and (self.table or self.query):
-            raise ValueError(f"`table` and `query` belong to format sql, not {self.format}")
-        if self.format != "csv" and self.model_fields_set & {"delimiter", "quote", "encoding", "null_values"}:
-            raise ValueError("`delimiter`, `quote`, `encoding` and `null_values` belong to format csv")
+        for name in sorted(self.model_fields_set - {"format"}):
+            formats = _FORMATS_OF.get(name, ("csv",))
+            if self.format not in formats:
+                raise ValueError(f"`{name}` belongs to format {' or '.join(formats)}, not {self.format}")
+        if self.decimal == self.thousands:
+            raise ValueError(f"`decimal` and `thousands` are both {self.decimal!r}: a number could not be read")
+        if self.delimiter is not None and self.delimiter in (self.quote, self.comment):
+            raise ValueError(f"`delimiter` {self.delimiter!r} is the sign of quotes or comments, too")
         return self
 
 
