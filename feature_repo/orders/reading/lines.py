@@ -1,7 +1,7 @@
 """The exact reader of CSV: every physical line becomes part of a row, or is named with its number and what is wrong.
 
 DuckDB reads a file that keeps the rules, far faster. This module reads those that break them, and decides what the
-rules are: RFC 4180 with the mapping's signs. Spaces around a quoted field do not count, and a quote inside of an unquoted
+rules are: RFC 4180 with the mapping's signs. Spaces around a quoted field do not count, and a quote inside of another
 field is a sign like any other: DuckDB takes both so, and a file must not be read differently for one of its lines.
 """
 
