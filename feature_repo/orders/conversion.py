@@ -19,6 +19,7 @@ import polars as pl
 
 from feature_repo.lake import TIMESTAMP
 from feature_repo.orders.mapping_file import UNIX_FORMATS, Mapping, MappingError, SQLValue, Time, Version, suggest
+from feature_repo.orders.reading.numbers import number_advice, number_of
 from feature_repo.orders.schema import EVENT_TIMES, LANDING_SCHEMA, ORDER_SCHEMA
 from feature_repo.orders.source import ROW, for_each_part, literal, quoted, source_columns
 
@@ -114,9 +115,9 @@ def _typed(connection: duckdb.DuckDBPyConnection, mapping: Mapping, version: Ver
     ]
     raw = ", ".join(_raw(name, source) for name, source in columns.items())
     texts = ", ".join(f"nullif(trim(CAST(raw_{name} AS VARCHAR)), '') AS text_{name}" for name in columns)
-    parsed = ", ".join(f"{_parsed(name, source, mapping.time)} AS parsed_{name}" for name, source in columns.items())
+    parsed = ", ".join(f"{_parsed(name, source, mapping)} AS parsed_{name}" for name, source in columns.items())
     values = ", ".join(f"{_guarded(name)} AS {name}" for name in columns)
-    problems = ", ".join(_problem(name, source, mapping.time) for name, source in columns.items())
+    problems = ", ".join(_problem(name, source, mapping) for name, source in columns.items())
     prefix = f"version {version.name}: " if version.name else ""
     return f"""
         SELECT {ROW}, {_complete(values, columns)}, nullif(concat_ws('; ', {problems}), '') AS problem,
@@ -142,7 +143,19 @@ def _resolve(connection: duckdb.DuckDBPyConnection, value: SQLValue, place: str)
     name = folded.get(value.strip().casefold())
     sql = quoted(name) if name is not None else f"({value}\n)"
     kind = _type_of(connection, sql if name is not None else f"TRY{sql}", place, value)
-    return _Source(sql, kind, name is None, value.strip())
+    return _one_value(_Source(sql, kind, name is None, value.strip()), place)
+
+
+def _one_value(source: _Source, place: str) -> _Source:
+    """The source, if it is one value: bytes are read as text, lists and structures have to be taken apart."""
+    if source.kind == "BLOB":
+        return _Source(f"(decode({source.sql}))", "VARCHAR", True, source.text)
+    if source.kind.endswith("]") or source.kind.startswith(("STRUCT(", "MAP(", "UNION(")):
+        raise MappingError(
+            f"{place}: {source.text!r} has type {source.kind}, which is more than one value: write an expression that "
+            "takes one of them, such as column.field or column[1]"
+        )
+    return source
 
 
 def _type_of(connection: duckdb.DuckDBPyConnection, sql: str, place: str, value: str | None = None) -> str:
@@ -187,17 +200,22 @@ def _raw(name: str, source: _Source) -> str:
     return f"TRY{source.sql} AS raw_{name}, TRY({source.sql} IS NULL) IS NULL AS failed_{name}"
 
 
-def _parsed(name: str, source: _Source, time: Time) -> str:
+def _parsed(name: str, source: _Source, mapping: Mapping) -> str:
     wanted = _SQL_TYPES[LANDING_SCHEMA[name]]
     if source.kind in ("NULL", '"NULL"'):
         return f"CAST(NULL AS {wanted})"
     if wanted == "VARCHAR":
         return _text(name, source.kind)
     if wanted == "TIMESTAMPTZ":
-        return _time(name, source, time)
+        return _time(name, source, mapping.time)
     if wanted == "BOOLEAN":
         return f"TRY_CAST({'text' if source.kind == 'VARCHAR' else 'raw'}_{name} AS BOOLEAN)"
-    return f"TRY_CAST(text_{name} AS DOUBLE)"
+    return number_of(f"text_{name}", mapping.read) if _is_text_of_file(source) else f"TRY_CAST(text_{name} AS DOUBLE)"
+
+
+def _is_text_of_file(source: _Source) -> bool:
+    """Whether a value is as the file has it: what an expression makes has SQL's own decimal point."""
+    return source.kind == "VARCHAR" and not source.can_fail
 
 
 def _guarded(name: str) -> str:
@@ -245,15 +263,17 @@ def _unix(value: str, form: str) -> str:
     return f"make_timestamptz(TRY_CAST(round(TRY_CAST({value} AS DOUBLE) * {factor}) AS BIGINT))"
 
 
-def _problem(name: str, source: _Source, time: Time) -> str:
+def _problem(name: str, source: _Source, mapping: Mapping) -> str:
     """SQL: what is wrong with a value, null if nothing is."""
     kind = _KINDS.get(_SQL_TYPES[LANDING_SCHEMA[name]], "text")
-    expected = f" in the formats {time.formats}" if kind == "time" and time.formats else ""
+    formats = mapping.time.formats
+    expected = f" in the formats {formats}" if kind == "time" and formats else ""
+    advice = number_advice(f"text_{name}", mapping.read) if "number" in kind and _is_text_of_file(source) else "''"
     failure = literal(f"column {name}: the expression {source.text} fails on this row")
     before, after = literal(f'column {name}: "'), literal(f'" is no {kind}{expected}')
     return (
         f"CASE WHEN failed_{name} THEN {failure} "
-        f"WHEN text_{name} IS NOT NULL AND {name} IS NULL THEN concat({before}, left(text_{name}, 80), {after}) END"
+        f"WHEN text_{name} IS NOT NULL AND {name} IS NULL THEN concat({before}, left(text_{name}, 80), {after}, {advice}) END"
     )
 
 

@@ -127,9 +127,9 @@ def _what_it_has(connection: duckdb.DuckDBPyConnection, read: Read) -> str:
     notes = " ".join(reading_notes(connection))
     if read.format != "csv":
         return notes
+    header = ", ".join(name for name in source_columns(connection) if name != "row_number")
     return (
-        f"{notes} Its only line was taken for the header ({', '.join(source_columns(connection))}): "
-        "if that is a row, write a header above it"
+        f"{notes} Its only line was taken for the header ({header}): if that is a row, write a header above it"
     ).strip()
 
 
