@@ -79,8 +79,8 @@ def _add_typed(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
     """Add the versions of the part that `source` shows to the table `typed`."""
     versions = [_typed(connection, mapping, version) for version in mapping.versions or [Version(name="")]]
     rows = " UNION ALL BY NAME ".join(versions)
-    connection.execute(f"CREATE TABLE IF NOT EXISTS typed AS FROM ({rows}) LIMIT 0")
-    connection.execute(f"INSERT INTO typed BY NAME {rows}")
+    known = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'typed'").fetchone()
+    connection.execute(f"INSERT INTO typed BY NAME {rows}" if known else f"CREATE TABLE typed AS {rows}")
 
 
 def _add_refused_rows(connection: duckdb.DuckDBPyConnection) -> None:
@@ -268,7 +268,8 @@ def _problem(name: str, source: _Source, mapping: Mapping) -> str:
     kind = _KINDS.get(_SQL_TYPES[LANDING_SCHEMA[name]], "text")
     formats = mapping.time.formats
     expected = f" in the formats {formats}" if kind == "time" and formats else ""
-    advice = number_advice(f"text_{name}", mapping.read) if "number" in kind and _is_text_of_file(source) else "''"
+    is_number = "number" in kind and _is_text_of_file(source)
+    advice = number_advice(f"text_{name}", mapping.read) if is_number else "''"
     failure = literal(f"column {name}: the expression {source.text} fails on this row")
     before, after = literal(f'column {name}: "'), literal(f'" is no {kind}{expected}')
     return (

@@ -218,8 +218,8 @@ def _mismatch(shown: Path, layout: _Layout, rows: Sequence[Line]) -> str:
         return f"{message} Fields {numbers[0]} and {numbers[0] + 1}: {_decimal_advice(numbers[1])}"
     table = next(row.number for row in rows if len(row.fields) == counts.most_common(1)[0][0])
     return (
-        f"{message} If what is above line {table} is a title, say `skip: {table - 1}`{_comment_advice(header.text)}; if "
-        f"another sign is between the columns, say `delimiter:`; an empty field at the end of each row needs "
+        f"{message} If what is above line {table} is a title, say `skip: {table - 1}`{_comment_advice(header.text)}; "
+        f"if another sign is between the columns, say `delimiter:`; an empty field at the end of each row needs "
         "one in the header, too"
     )
 

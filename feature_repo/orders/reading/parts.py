@@ -29,6 +29,7 @@ class _Part:
     table: str
     columns: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By folded name: the name as first written, and its type."""
+    exists: bool = False
 
     def takes(self, typed: Mapping[str, str]) -> bool:
         """Whether it has no column of another type, and numbers its rows in the same way."""
@@ -184,12 +185,15 @@ class Parts:
         if part is None:
             part = _Part(f"part_{len(self._parts) + 1}")
             self._parts.append(part)
-            self._connection.execute(f"CREATE TABLE scratch.main.{part.table} ({ROW} BIGINT)")
         return part
 
     def _insert(self, part: _Part, query: str, typed: Mapping[str, str]) -> int:
         new = {name.casefold(): (name, kind) for name, kind in typed.items() if name.casefold() not in part.columns}
         part.columns |= new
+        if not part.exists:
+            created = self._connection.execute(f"CREATE TABLE scratch.main.{part.table} AS {query}").fetchall()
+            part.exists = True
+            return int(created[0][0])
         for name, kind in new.values():
             self._connection.execute(f"ALTER TABLE scratch.main.{part.table} ADD COLUMN {quoted(name)} {kind}")
         inserted = self._connection.execute(f"INSERT INTO scratch.main.{part.table} BY NAME {query}").fetchall()

@@ -140,10 +140,10 @@ def test_days_with_and_without_a_stray_quote_have_the_same_ids(intake):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("# till 4\n" + PLAIN, {}, r"""line 1 \('# till 4'\) looks like a comment: say `skip: 1` .* or `comment: "#"`"""),
+        ("# till 4\n" + PLAIN, {}, r"""line 1 \('# till 4'\) looks like a comment: .*`skip: 1` .*`comment: "#"`"""),
         ("# till 4, May\n" + PLAIN, {}, r"""line 1 has 2 fields .*say `skip: 1`, or `comment: "#"`"""),
         ("Orders report, May\n" + PLAIN, {}, r"line 1 has 2 fields .*3 of 4 fields.*say `skip: 1`"),
-        ('Report of "May"\n"Orders\n' + PLAIN, {}, r"3 of 4 fields.* If what is above line 3 is a title, say `skip: 2`"),
+        ('Report of "May"\n"Orders\n' + PLAIN, {}, r"3 of 4 fields.* what is above line 3 is a title, say `skip: 2`"),
         ('"Orders\n' + PLAIN, {}, r"line 1 is no header: .* never closed.*say `skip:`"),
         (lines(HEADER, "1,r1,2026-05-04 12:00,21,50", "2,r1,2026-05-04 12:00,18,00"), {},
          r"""line 1 has 4 fields .*Fields 4 and 5: '21,50' looks like .* decimal comma .*`decimal: ","`"""),
@@ -155,7 +155,7 @@ def test_days_with_and_without_a_stray_quote_have_the_same_ids(intake):
         (PLAIN, {"skip": 7}, r"orders.csv has no header: its 3 lines, 7 of them left out have nothing in them"),
         ("# a\n\n# b\n", {"comment": "#"}, r"its 3 lines have nothing in them but comments \('#'\)"),
         (FIRST, {}, r"has no rows.* Its only line was taken for the header \(1, r1,.*write a header above it"),
-        (lines("order,shop,placed,total,Total", f"{FIRST},1"), {}, r"no column 'total'. It has .*'total \(field 4\)', 'Total \("),
+        (lines("order,shop,placed,total,Total", f"{FIRST},1"), {}, r"no column 'total'. It has .*'total \(field 4\)'"),
     ],
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_is_refused_and_the_option_is_named(intake, content, options, message):

@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, text
 
 from feature_repo.orders.mapping_file import MappingError
 
-PLACED = dt.datetime(2026, 5, 4, 12, 40)
-ZONED = PLACED.replace(tzinfo=dt.UTC)
+ZONED = dt.datetime(2026, 5, 4, 12, 40, tzinfo=dt.UTC)
+PLACED = ZONED.replace(tzinfo=None)
 COLUMNS = {"zone_id": "zone", "distance_km": "km", "item_count": "items", "delivered_at": "done", "is_asap": "asap"}
 ALL = ["order_id", "restaurant_id", "zone_id", "placed_at", "delivered_at", "is_asap", "distance_km", "item_count"]
 
@@ -171,7 +171,10 @@ def test_old_parquet_times_beside_another_zone_are_refused_without_one(intake):
         intake.bring(path, {"format": "parquet"}, time={"zone": "Europe/Paris"})
 
 
-@pytest.mark.parametrize("array", [pa.array([["r1"]]), pa.array([{"id": "r1"}]), pa.array([[("a", "r1")]], pa.map_(pa.string(), pa.string()))])  # fmt: skip
+@pytest.mark.parametrize(
+    "array",
+    [pa.array([["r1"]]), pa.array([{"id": "r1"}]), pa.array([[("a", "r1")]], pa.map_(pa.string(), pa.string()))],
+)
 def test_a_nested_column_is_no_value(intake, array):
     path = file(intake, "1.parquet", shop=array)
     with pytest.raises(MappingError, match=r"columns.restaurant_id: 'shop' has type .*, which is more than one value"):
