@@ -274,7 +274,8 @@ def _problem(name: str, source: _Source, mapping: Mapping) -> str:
     before, after = literal(f'column {name}: "'), literal(f'" is no {kind}{expected}')
     return (
         f"CASE WHEN failed_{name} THEN {failure} "
-        f"WHEN text_{name} IS NOT NULL AND {name} IS NULL THEN concat({before}, left(text_{name}, 80), {after}, {advice}) END"
+        f"WHEN text_{name} IS NOT NULL AND {name} IS NULL "
+        f"THEN concat({before}, left(text_{name}, 80), {after}, {advice}) END"
     )
 
 

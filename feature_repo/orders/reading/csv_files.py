@@ -22,7 +22,7 @@ from feature_repo.orders.reading.head import Head, explain_width, read_head
 from feature_repo.orders.reading.lines import LONGEST_ROW, Kind, Line, parse, physical_lines
 from feature_repo.orders.reading.parts import Parts
 from feature_repo.orders.reading.plain import plain_text
-from feature_repo.orders.reading.sql import literal
+from feature_repo.orders.reading.sql import file_name, literal
 
 _CHUNK_ROWS = 50_000
 
@@ -151,9 +151,7 @@ class _File:
             "max_line_size": str(LONGEST_ROW),
             "nullstr": "[" + ", ".join(map(literal, self.read.null_values)) + "]",
         }
-        return (
-            f"read_csv({literal(str(self.text))}, {', '.join(f'{name} = {value}' for name, value in options.items())})"
-        )
+        return f"read_csv({file_name(str(self.text))}, {', '.join(f'{name} = {value}' for name, value in options.items())})"
 
     def _has_all(self, added: int, counts: Counts) -> bool:
         """Whether the rows have as many line ends and delimiters as the file."""

@@ -122,6 +122,8 @@ def _as_text(value: Any) -> str | None:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, Decimal) and not value.is_finite():
+        return str(value)
     if isinstance(value, float | Decimal) and -_EXACT <= value <= _EXACT and value == int(value):
         return str(int(value))
     if isinstance(value, Decimal):

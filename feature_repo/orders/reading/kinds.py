@@ -36,9 +36,9 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
 )
 _TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"<!doctype html|<html|<head|<table|<body", "an HTML page", "it may be a login or an error page: export again"),
-    (r"<\?xml|<\w+[^>,;]*>", "an XML file", CONVERT),
+    (r"<\?xml|<\w+[^>,;]*>\s*<", "an XML file", CONVERT),
     (r"\[\s*[\[{\"]|\[\s*\]|\{\s*[\"}]", "a JSON file", _AS_PARQUET),
-    (r"(--[^\n]*\s+)*(create table|insert into|drop table|pragma |begin transaction|copy \w)", "an SQL dump", "load it "
+    (r"(--[^\n]*\s+)*(create table|insert into|drop table|begin transaction;|copy [\w.]+ \([^)]*\) from)", "an SQL dump", "load it "
      "into a database, and say `format: sql`"),
 )  # fmt: skip
 _UTF16 = "text in UTF-16 without its mark: say `encoding: {}`"

@@ -11,7 +11,7 @@ from feature_repo.orders.mapping_file import MappingError, Read
 from feature_repo.orders.reading.kinds import HEAD_BYTES, recognise
 from feature_repo.orders.reading.parts import Parts
 from feature_repo.orders.reading.plain import packing
-from feature_repo.orders.reading.sql import literal, quoted
+from feature_repo.orders.reading.sql import file_name, quoted
 
 _MARK = b"PAR1"
 
@@ -51,9 +51,9 @@ def _require_parquet(path: Path) -> None:
 
 
 def _query(connection: duckdb.DuckDBPyConnection, path: Path, read: Read) -> str:
-    reader = f"read_parquet({literal(str(path))}, hive_partitioning = false)"
+    reader = f"read_parquet({file_name(str(path))}, hive_partitioning = false)"
     old = [name for name, in connection.execute(
-        f"SELECT name FROM parquet_schema({literal(str(path))}) WHERE type = 'INT96'"
+        f"SELECT name FROM parquet_schema({file_name(str(path))}) WHERE type = 'INT96'"
     ).fetchall()]  # fmt: skip
     zone = str(connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
     if not old or zone == "UTC" or read.int96 == "local":

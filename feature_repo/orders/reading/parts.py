@@ -145,10 +145,6 @@ class Parts:
         """Keep something for the report that a person should know of how a file was read."""
         self._connection.execute("INSERT INTO scratch.main.notes VALUES (?)", [text])
 
-    def notes(self) -> list[str]:
-        """What was noted so far."""
-        return [str(row[0]) for row in self._connection.execute("FROM scratch.main.notes").fetchall()]
-
     def finish(self) -> None:
         """Make the views `source_N`, one a part, which all have the same columns, and `source`, the first of them."""
         names: dict[str, tuple[str, str]] = {}

@@ -168,8 +168,19 @@ def test_databases_given_as_files_are_named(intake):
 def test_a_header_that_begins_with_a_bracket_or_a_file_type_s_name_is_text(intake):
     columns = {"order_id": "ORC", "restaurant_id": "[shop]", "placed_at": "placed", "order_value": None}
     intake.bring(intake.write("ORC,[shop],placed\n1,r1,2026-05-04 12:00\n"), columns=columns)
+    intake.bring(
+        intake.write("copy of the till, May\nORC,[shop],placed\n1,r1,2026-05-04 12:00\n", "c.csv"), {"skip": 1}, columns
+    )
+    intake.bring(intake.write("<x>,ORC,[shop],placed\n,1,r1,2026-05-04 12:00\n", "d.csv"), columns=columns)
     intake.bring(intake.write("[shop],ORC,placed\nr1,1,2026-05-04 12:00\n", "b.csv"), columns=columns)
     assert intake.rows("order_id", "restaurant_id") == [("1", "r1")]
+
+
+@pytest.mark.parametrize("name", ["orders[1].csv", "what?.csv", "all*.csv", "it's.csv", "50%.csv"])
+def test_a_file_s_name_is_no_pattern_and_no_sql(intake, name):
+    intake.write(TEXT.replace("1,", "9,", 1), "orders1.csv")
+    intake.bring(intake.write(TEXT, name))
+    assert intake.rows() == ROWS
 
 
 def test_a_folder_is_told_from_a_file(intake):
