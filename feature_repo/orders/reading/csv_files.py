@@ -151,7 +151,8 @@ class _File:
             "max_line_size": str(LONGEST_ROW),
             "nullstr": "[" + ", ".join(map(literal, self.read.null_values)) + "]",
         }
-        return f"read_csv({file_name(str(self.text))}, {', '.join(f'{name} = {value}' for name, value in options.items())})"
+        said = ", ".join(f"{name} = {value}" for name, value in options.items())
+        return f"read_csv({file_name(str(self.text))}, {said})"
 
     def _has_all(self, added: int, counts: Counts) -> bool:
         """Whether the rows have as many line ends and delimiters as the file."""

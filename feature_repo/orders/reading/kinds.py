@@ -34,13 +34,13 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"%PDF", "a PDF document", CONVERT),
     (0, b"{\\rtf", "an RTF document", CONVERT),
 )
+_DUMP = r"(--[^\n]*\s+)*(create table|insert into|drop table|begin transaction;|copy [\w.]+ \([^)]*\) from)"
 _TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"<!doctype html|<html|<head|<table|<body", "an HTML page", "it may be a login or an error page: export again"),
     (r"<\?xml|<\w+[^>,;]*>\s*<", "an XML file", CONVERT),
     (r"\[\s*[\[{\"]|\[\s*\]|\{\s*[\"}]", "a JSON file", _AS_PARQUET),
-    (r"(--[^\n]*\s+)*(create table|insert into|drop table|begin transaction;|copy [\w.]+ \([^)]*\) from)", "an SQL dump", "load it "
-     "into a database, and say `format: sql`"),
-)  # fmt: skip
+    (_DUMP, "an SQL dump", "load it into a database, and say `format: sql`"),
+)
 _UTF16 = "text in UTF-16 without its mark: say `encoding: {}`"
 
 
