@@ -17,6 +17,8 @@ from functools import lru_cache
 MAX_ID_LENGTH = 128
 LARGEST_EXACT = 2**53 - 1
 """Above it, a floating-point number stands for several whole numbers."""
+SINGLE_EXACT = 2**24 - 1
+"""The same of a number in single precision."""
 
 PLAIN_PATTERN = r"[A-Za-z0-9_#:/@()&'*!?;=$%~-](?:[A-Za-z0-9_#:/@()&'*!?;=$%~ -]{0,126}[A-Za-z0-9_#:/@()&'*!?;=$%~-])?"
 """Texts that are ids as they stand, unless they are one of `NOT_IDS`: what engines check before they ask `read_id`.
@@ -34,7 +36,7 @@ NOT_IDS = MISSING_WORDS | TRUTH_WORDS | _INFINITE_WORDS
 BLANK = "is blank"
 FRACTION = "is a fraction: whole numbers and text are ids"
 NOT_FINITE = "is no number: leave it empty where there is no id"
-TOO_LARGE = "is a floating-point number beyond 2**53, of which several ids become one: export it as text"
+TOO_LARGE = "is a floating-point number so large that several ids become one: export it as text"
 TRUTH = "is a truth value, not an id"
 _MISSING = "is how programs write that there is none: leave it empty (null_values in `read`, or nullif() in `columns`)"
 _SCIENTIFIC = "is a number in scientific notation, which has lost digits of the id: export it as text"

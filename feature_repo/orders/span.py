@@ -100,9 +100,12 @@ def days_of(connection: duckdb.DuckDBPyConnection, rule: str) -> list[tuple[date
     return [(found, int(count)) for found, count in connection.execute(query).fetchall()]
 
 
-def longest_gap(days: Sequence[date]) -> tuple[date, date] | None:
-    """The two days of a sequence in order that are farthest apart; None of fewer than two."""
-    return max(pairwise(days), key=lambda pair: pair[1] - pair[0], default=None)
+def landed_void(settings: Settings, start: datetime, end: datetime) -> tuple[date, date] | None:
+    """The longest gap between days with landed orders within a span, if it is longer than `span_max_gap_days`."""
+    found = (date.fromisoformat(path.name.removeprefix("day=")) for path in settings.landing_orders.glob("day=*"))
+    days = sorted({start.date(), end.date(), *(day for day in found if start.date() <= day <= end.date())})
+    first, second = max(pairwise(days), key=lambda pair: pair[1] - pair[0], default=(start.date(), start.date()))
+    return (first, second) if (second - first).days > settings.span_max_gap_days else None
 
 
 def _near(group: Group, landed: Landed, gap_days: int) -> bool:

@@ -17,7 +17,7 @@ TABLE = "odd_ids"
 """`text`, as it is after `trim`; `id`, null where it is none; `fault`, null where it is one or is blank."""
 RULE = "bad_id"
 _FLOATS = ("DOUBLE", "FLOAT")
-_FLOAT_LIMITS = {"DOUBLE": ids.LARGEST_EXACT, "FLOAT": 2**24 - 1}
+_FLOAT_LIMITS = {"DOUBLE": ids.LARGEST_EXACT, "FLOAT": ids.SINGLE_EXACT}
 _FETCH_ROWS = 50_000
 
 
