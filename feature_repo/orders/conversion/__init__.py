@@ -74,6 +74,8 @@ def convert(
     decisions = _decide_formats(connection, mapping, versions, allowed, earlier)
     times = _times(mapping, allowed, decisions)
     odd = ids.note_odd(connection, _ids_of(versions))
+    if times.has_odd_hours:
+        clocks.note_odd_hours(connection, times.zone)
     parts = [typed.select(connection, mapping, version, columns, times, odd) for version, columns in versions]
     connection.execute(f"CREATE TABLE typed AS {' UNION ALL BY NAME '.join(parts)}")
     marked = typed.count_marks(connection)

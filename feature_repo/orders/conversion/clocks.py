@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+import duckdb
+
+TABLE = "odd_hours"
 AMBIGUOUS, NONEXISTENT = "ambiguous_local_time", "nonexistent_local_time"
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _SECOND, _HOUR = timedelta(seconds=1), timedelta(hours=1)
@@ -54,19 +57,42 @@ def _change(zone: ZoneInfo, day: datetime) -> datetime:
     return high
 
 
-def rule_of(local: str, zone: str) -> str:
+def note_odd_hours(connection: duckdb.DuckDBPyConnection, zone: str) -> None:
+    """Make the table `odd_hours`: each full hour that odd local times touch, with their rule, bounds and width."""
+    connection.execute(
+        f"CREATE TABLE {TABLE} (hour TIMESTAMP, rule VARCHAR, first TIMESTAMP, until TIMESTAMP, width INTERVAL)"
+    )
+    rows = ", ".join(
+        f"(TIMESTAMP '{hour}', '{odd.rule}', TIMESTAMP '{odd.start}', TIMESTAMP '{odd.end}', "
+        f"to_seconds({(odd.end - odd.start) // _SECOND}))"
+        for odd in odd_hours(zone)
+        for hour in _full_hours(odd)
+    )
+    connection.execute(f"INSERT INTO {TABLE} VALUES {rows}")
+
+
+def joins(names: Iterable[str]) -> str:
+    """SQL: what to join to rows with `local_<name>`, so that `rule_of` and `width_of` can be asked."""
+    return "".join(
+        f" LEFT JOIN {TABLE} AS odd_{name} ON odd_{name}.hour = date_trunc('hour', local_{name})" for name in names
+    )
+
+
+def rule_of(name: str) -> str:
     """SQL: the rule under which a local time is refused; null for an hour that there is once."""
-    cases = " ".join(f"WHEN {_within(local, hours)} THEN '{hours.rule}'" for hours in odd_hours(zone))
-    return f"CASE WHEN date_trunc('hour', {local}) IN ({_full_hours(zone)}) THEN CASE {cases} END END"
+    return f"CASE WHEN local_{name} >= odd_{name}.first AND local_{name} < odd_{name}.until THEN odd_{name}.rule END"
 
 
-def instant(local: str, rule: str, zone: str, choices: dict[str, str]) -> str:
-    """SQL: a local time as an instant.
+def width_of(name: str) -> str:
+    """SQL: by how much the clocks are set then."""
+    return f"odd_{name}.width"
+
+
+def instant(name: str, choices: dict[str, str]) -> str:
+    """SQL: a local time as an instant, from `local_<name>`, `hour_<name>` (its rule) and `width_<name>`.
 
     Parameters
     ----------
-    local, rule : str
-        SQL of the local time and of what `rule_of` gave for it.
     choices : dict of str to str
         By rule `earlier`, `later` or `refuse` (the result is null then). A time that is skipped has two readings as
         well: by the offset before the change and by the one after it.
@@ -75,26 +101,14 @@ def instant(local: str, rule: str, zone: str, choices: dict[str, str]) -> str:
     -----
     The engine itself takes the later reading in both cases, as ICU does by default.
     """
-    widths = " ".join(
-        f"WHEN {_within(local, hours)} THEN to_seconds({(hours.end - hours.start) // _SECOND})"
-        for hours in odd_hours(zone)
-    )
-    later = f"CAST({local} AS TIMESTAMPTZ)"
-    readings = {"later": later, "earlier": f"{later} - CASE {widths} END", "refuse": "NULL"}
-    cases = " ".join(f"WHEN '{name}' THEN {readings[choice]}" for name, choice in choices.items())
-    return f"CASE {rule} {cases} ELSE {later} END"
+    later = f"CAST(local_{name} AS TIMESTAMPTZ)"
+    readings = {"later": later, "earlier": f"{later} - width_{name}", "refuse": "NULL"}
+    cases = " ".join(f"WHEN '{rule}' THEN {readings[choice]}" for rule, choice in choices.items())
+    return f"CASE hour_{name} {cases} ELSE {later} END"
 
 
-def _within(local: str, hours: OddHours) -> str:
-    return f"{local} >= TIMESTAMP '{hours.start}' AND {local} < TIMESTAMP '{hours.end}'"
-
-
-def _full_hours(zone: str) -> str:
-    """The full hours that odd ones touch: one look into a table tells nearly all times that they are none."""
-    found: dict[datetime, None] = {}
-    for hours in odd_hours(zone):
-        hour = hours.start.replace(minute=0, second=0)
-        while hour < hours.end:
-            found[hour] = None
-            hour += _HOUR
-    return ", ".join(f"TIMESTAMP '{hour}'" for hour in found)
+def _full_hours(odd: OddHours) -> Iterator[datetime]:
+    hour = odd.start.replace(minute=0, second=0)
+    while hour < odd.end:
+        yield hour
+        hour += _HOUR

@@ -117,7 +117,7 @@ def instant(name: str, source: Source, times: Times, unit: bool) -> str:
     """SQL: a value as an instant, from `raw_`, `text_`, `local_` and, where the zone has odd hours, `hour_`."""
     naive = f"CAST(local_{name} AS TIMESTAMPTZ)"
     if times.has_odd_hours:
-        naive = clocks.instant(f"local_{name}", f"hour_{name}", times.zone, times.choices)
+        naive = clocks.instant(name, times.choices)
     zoned = _zoned(name, source, times, unit)
     return f"CASE WHEN local_{name} IS NOT NULL THEN {naive} ELSE {zoned} END" if zoned else naive
 

@@ -45,8 +45,8 @@ def select(
     rows = f"SELECT {ROW}, {raw} FROM source WHERE {_conditions(connection, mapping, version)}"
     rows = _layer(rows, {f"text_{name}": f"nullif(trim(CAST(raw_{name} AS VARCHAR)), '')" for name in columns})
     rows = _layer(rows, _ids(columns, odd), ids.joins(columns.items(), odd))
-    for layer in _times(columns, rules):
-        rows = _layer(rows, layer)
+    for layer, joins in _times(columns, rules):
+        rows = _layer(rows, layer, joins)
     rows = _layer(rows, _values(columns))
     rows = _layer(rows, {name: _guarded(name) for name in columns})
     rows = f"SELECT {ROW}, {_complete(columns)}, {_judgement(columns, rules)} FROM ({rows})"
@@ -93,13 +93,16 @@ def _ids(columns: _Columns, odd: Sequence[str]) -> dict[str, str]:
     return layer | {f"fault_{name}": ids.fault(name, source, odd) for name, source in found.items()}
 
 
-def _times(columns: _Columns, rules: Times) -> list[dict[str, str]]:
+def _times(columns: _Columns, rules: Times) -> list[tuple[dict[str, str], str]]:
+    """The layers that make instants, each with what it needs joined."""
     found = {name: source for name, source in columns.items() if _type(name) == "TIMESTAMPTZ" and not source.is_null}
     units = {name: times.is_number_of_units(name, source, rules) for name, source in found.items()}
     local = {f"local_{name}": times.local(name, source, rules) for name, source in found.items()}
-    hours = {f"hour_{name}": clocks.rule_of(f"local_{name}", rules.zone) for name in found if rules.has_odd_hours}
+    odd = list(found) if rules.has_odd_hours else []
+    hours = {f"hour_{name}": clocks.rule_of(name) for name in odd}
+    hours |= {f"width_{name}": clocks.width_of(name) for name in odd}
     parsed = {f"parsed_{name}": times.instant(name, source, rules, units[name]) for name, source in found.items()}
-    return [local, hours, parsed]
+    return [(local, ""), (hours, clocks.joins(odd)), (parsed, "")]
 
 
 def _values(columns: _Columns) -> dict[str, str]:

@@ -19,7 +19,12 @@ TOLERANT = {"max_share": 1.0}
 
 
 def bring(
-    orders: Path | str | Sequence[str], settings: Settings, *, now: Any = None, allow: Sequence[str] = (), **mapping: Any
+    orders: Path | str | Sequence[str],
+    settings: Settings,
+    *,
+    now: Any = None,
+    allow: Sequence[str] = (),
+    **mapping: Any,
 ) -> IngestReport:
     """Bring in lines of a CSV file (header first) or a file, with the mapping above changed by keyword."""
     directory = settings.data_dir.parent
@@ -51,4 +56,6 @@ def outcomes(settings: Settings, column: str) -> dict[str, Any]:
 
 def reasons(settings: Settings) -> dict[str, str]:
     """By refused order: why."""
-    return dict(landed(settings).filter(pl.col("refused_rule").is_not_null()).select("order_id", "refused_reason").rows())
+    return dict(
+        landed(settings).filter(pl.col("refused_rule").is_not_null()).select("order_id", "refused_reason").rows()
+    )

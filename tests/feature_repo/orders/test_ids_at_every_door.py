@@ -191,7 +191,10 @@ def test_the_words_of_yaml_1_1_are_text(settings, tmp_path):
         ("1.5", 1.5),
         (".5", 0.5),
         *((word, word) for word in ["yes", "No", "ON", "off", "y", "N"]),
-        *((word, word) for word in ["010", "0x10", "0o7", "1_000", "12:30:00", "2026-05-01", "1e3", ".inf", ".nan", "="]),
+        *(
+            (word, word)
+            for word in ["010", "0x10", "0o7", "1_000", "12:30:00", "2026-05-01", "1e3", ".inf", ".nan", "="]
+        ),
     ],
 )
 def test_plain_words_of_a_mapping_are_what_yaml_1_2_says(text, value):
