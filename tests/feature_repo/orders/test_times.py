@@ -1,4 +1,4 @@
-"""Times that can be read in two ways: decided by the whole source and told, or refused and counted; never row by row."""
+"""Times that can be read in two ways: decided by the whole source and told, or refused and counted, never by row."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_a_zone_s_name_in_a_value_is_refused(settings, name):
 
 def int96(tmp_path):
     path = tmp_path / "o.parquet"
-    at = pa.array([datetime(2026, 5, 4, 12)], pa.timestamp("ns"))  # noqa: DTZ001  INT96 has no zone
+    at = pa.array([datetime(2026, 5, 4, 12)], pa.timestamp("ns"))  # noqa: DTZ001  it has none
     pq.write_table(pa.table({"id": ["1"], "shop": ["r1"], "placed": at}), path, use_deprecated_int96_timestamps=True)
     return path
 
