@@ -37,7 +37,7 @@ __all__ = [
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
-def load_source(connection: duckdb.DuckDBPyConnection, orders: str, read: Read) -> None:
+def load_source(connection: duckdb.DuckDBPyConnection, orders: str, read: Read, int96: str | None = None) -> None:
     """Fill the scratch database with what `orders` has.
 
     Parameters
@@ -47,6 +47,8 @@ def load_source(connection: duckdb.DuckDBPyConnection, orders: str, read: Read) 
     orders : str
         A path, a glob, a SQLAlchemy URL, or a DuckDB file (`*.duckdb` or `duckdb:///path`).
     read : Read
+    int96 : str, optional
+        What Parquet's old times are: `utc`, or of the `zone` of the session.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def load_source(connection: duckdb.DuckDBPyConnection, orders: str, read: Read) 
             if read.format == "csv":
                 load_csv(parts, path, read, extra)
             else:
-                load_parquet(connection, parts, path, read, extra)
+                load_parquet(connection, parts, path, int96, extra)
     parts.finish()
     if count_rows(connection) == 0 and not broken_lines(connection):
         raise MappingError(
@@ -76,8 +78,13 @@ def source_columns(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for name in names if name != ROW]
 
 
-def for_each_part(connection: duckdb.DuckDBPyConnection, action: Callable[[], None]) -> None:
+def for_each_part(connection: duckdb.DuckDBPyConnection, action: Callable[[str], None]) -> None:
     """Do something with each part in turn, while `source` shows it; afterwards it shows the first again.
+
+    Parameters
+    ----------
+    action : callable
+        Gets the name of the part's own view.
 
     Raises
     ------
@@ -90,7 +97,7 @@ def for_each_part(connection: duckdb.DuckDBPyConnection, action: Callable[[], No
     for number in numbers:
         connection.execute(f"CREATE OR REPLACE VIEW scratch.main.source AS FROM scratch.main.source_{number}")
         try:
-            action()
+            action(f"source_{number}")
         except MappingError as error:
             others = "" if len(numbers) == 1 else f"\n{_whose_part(connection, number)}"
             raise MappingError(f"{error}{others}") from error

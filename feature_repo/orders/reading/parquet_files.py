@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from feature_repo.orders.mapping_file import MappingError, Read
+from feature_repo.orders.mapping_file import MappingError
 from feature_repo.orders.reading.kinds import HEAD_BYTES, recognise
 from feature_repo.orders.reading.parts import Parts
 from feature_repo.orders.reading.plain import packing
@@ -17,19 +17,29 @@ _MARK = b"PAR1"
 
 
 def load_parquet(
-    connection: duckdb.DuckDBPyConnection, parts: Parts, path: Path, read: Read, extra: Mapping[str, str | None]
+    connection: duckdb.DuckDBPyConnection, parts: Parts, path: Path, int96: str | None, extra: Mapping[str, str | None]
 ) -> None:
     """Add a Parquet file's rows to the source.
+
+    Parameters
+    ----------
+    connection : duckdb.DuckDBPyConnection
+        Its session time zone must be the mapping's.
+    parts : Parts
+    path : Path
+    int96 : str, optional
+        What times of this old type are: `utc`, or local times of the `zone`.
+    extra : mapping of str to str or None
+        Values of columns that the file's path says.
 
     Raises
     ------
     MappingError
-        The file is no Parquet file, is damaged, or has times of type INT96 whose zone nobody says.
+        The file is no Parquet file, is damaged, or has INT96 times and nobody says what they are.
     """
     _require_parquet(path)
     try:
-        query = _query(connection, path, read)
-        parts.add(query, str(path), extra=extra)
+        parts.add(_query(connection, parts, path, int96), str(path), extra=extra)
     except duckdb.Error as error:
         raise MappingError(f"{path} cannot be read as parquet: {str(error).strip()}") from error
 
@@ -50,18 +60,18 @@ def _require_parquet(path: Path) -> None:
     )
 
 
-def _query(connection: duckdb.DuckDBPyConnection, path: Path, read: Read) -> str:
+def _query(connection: duckdb.DuckDBPyConnection, parts: Parts, path: Path, int96: str | None) -> str:
     reader = f"read_parquet({file_name(str(path))}, hive_partitioning = false)"
-    old = [name for name, in connection.execute(
-        f"SELECT name FROM parquet_schema({file_name(str(path))}) WHERE type = 'INT96'"
-    ).fetchall()]  # fmt: skip
-    zone = str(connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
-    if not old or zone == "UTC" or read.int96 == "local":
+    schema = f"SELECT name FROM parquet_schema({file_name(str(path))}) WHERE type = 'INT96' ORDER BY name"
+    old = [str(row[0]) for row in connection.execute(schema).fetchall()]
+    if not old:
         return f"SELECT * FROM {reader}"
-    if read.int96 is None:
+    zone = str(connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
+    if int96 is None and zone != "UTC":
         raise MappingError(
-            f"{path}: the times {old} have the type INT96, which does not say whether they are UTC, as Spark writes "
-            f"them, or local times of {zone}: say `int96: utc` or `int96: local` under `read`"
+            f"{path}: the columns {old} are INT96 times, which name no zone: Spark writes UTC, Hive and Impala local "
+            f"time. Say which: `time: {{zone: {zone}, int96: utc}}`, or `int96: zone` if they are of {zone}"
         )
+    parts.note(f"{path.name}: the INT96 times of {old} are taken to be of {'UTC' if int96 == 'utc' else zone}")
     replaced = ", ".join(f"timezone('UTC', {quoted(name)}) AS {quoted(name)}" for name in old)
-    return f"SELECT * REPLACE ({replaced}) FROM {reader}"
+    return f"SELECT *{f' REPLACE ({replaced})' if int96 == 'utc' else ''} FROM {reader}"

@@ -162,7 +162,7 @@ class Parts:
     def _named(self, query: str, file: str, extra: Mapping[str, str | None]) -> list[tuple[str, str, str]]:
         """Name, type and SQL of a query's columns."""
         described = self._connection.execute(f"DESCRIBE {query}").fetchall()
-        columns = [(str(row[0]).strip(), str(row[1]), quoted(str(row[0]))) for row in described]
+        columns = [_column(str(row[0]), str(row[1])) for row in described]
         own = [name.casefold() for name, _, _ in columns]
         for name in own:
             if own.count(name) > 1 or name == ROW:
@@ -194,3 +194,10 @@ class Parts:
             self._connection.execute(f"ALTER TABLE scratch.main.{part.table} ADD COLUMN {quoted(name)} {kind}")
         inserted = self._connection.execute(f"INSERT INTO scratch.main.{part.table} BY NAME {query}").fetchall()
         return int(inserted[0][0])
+
+
+def _column(name: str, kind: str) -> tuple[str, str, str]:
+    """Name, type and SQL of a column. Of zoned nanoseconds the engine converts little: microseconds will do."""
+    if kind == "TIMESTAMPTZ_NS":
+        return name.strip(), "TIMESTAMPTZ", f"CAST({quoted(name)} AS TIMESTAMPTZ)"
+    return name.strip(), kind, quoted(name)

@@ -26,7 +26,8 @@ class Intake:
 
     def bring(self, orders, read=None, columns=None, max_share=1.0, **changes):
         read = {"format": "csv", **(read or {})}
-        content = {"name": "shop", "read": read, "columns": {**COLUMNS, **(columns or {})}, **changes}
+        content = {"name": "shop", "read": read, "columns": {**COLUMNS, **(columns or {})}, "time": {"zone": "UTC"}}
+        content |= changes
         self.folder.mkdir(parents=True, exist_ok=True)
         mapping = self.folder / "mapping.yaml"
         mapping.write_text(yaml.safe_dump({"quarantine": {"max_share": max_share}, **content}))
