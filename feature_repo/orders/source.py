@@ -23,7 +23,6 @@ from feature_repo.orders.reading.sql import literal, quoted
 
 __all__ = [
     "ROW",
-    "broken_lines",
     "count_rows",
     "for_each_part",
     "hide_password",
@@ -66,10 +65,8 @@ def load_source(connection: duckdb.DuckDBPyConnection, orders: str, read: Read, 
             else:
                 load_parquet(connection, parts, path, int96, extra)
     parts.finish()
-    if count_rows(connection) == 0 and not broken_lines(connection):
-        raise MappingError(
-            f"{hide_password(orders)} has no rows: nothing to bring in. {_what_it_has(connection, read)}"
-        )
+    if count_rows(connection) == 0 and not connection.execute("SELECT 1 FROM broken_lines LIMIT 1").fetchone():
+        raise MappingError(f"{hide_password(orders)} has no rows: {_what_it_has(connection, read)}")
 
 
 def source_columns(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -114,12 +111,6 @@ def reading_notes(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [str(row[0]) for row in connection.execute("FROM notes").fetchall()]
 
 
-def broken_lines(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, int, str, str]]:
-    """Lines that are no row of their CSV file: the file, the line's number, its text, what is wrong with it."""
-    rows = connection.execute("SELECT file, line, text, fault FROM broken_lines").fetchall()
-    return [(str(file), int(line), str(text), str(fault)) for file, line, text, fault in rows]
-
-
 def _whose_part(connection: duckdb.DuckDBPyConnection, number: int) -> str:
     """Which files have the types of a part, and which have others."""
     query = "SELECT min(file), count(DISTINCT file) FROM source_files WHERE (part = ?) = ?"
@@ -131,13 +122,11 @@ def _whose_part(connection: duckdb.DuckDBPyConnection, number: int) -> str:
 
 
 def _what_it_has(connection: duckdb.DuckDBPyConnection, read: Read) -> str:
-    notes = " ".join(reading_notes(connection))
     if read.format != "csv":
-        return notes
+        return "nothing to bring in"
     header = ", ".join(name for name in source_columns(connection) if name != "row_number")
-    return (
-        f"{notes} Its only line was taken for the header ({header}): if that is a row, write a header above it"
-    ).strip()
+    told = "".join(f". {note}" for note in reading_notes(connection))
+    return f"nothing is below the header ({header}); if that is a row, write a header above it{told}"
 
 
 def _existing_files(orders: str) -> list[Path]:

@@ -161,7 +161,7 @@ def test_days_with_and_without_a_stray_quote_have_the_same_ids(intake):
         ("sep=;\n" + SEMICOLONS, {"delimiter": ","}, r"line 1 says that ';' is between the columns, the mapping says"),
         (PLAIN, {"skip": 7}, r"orders.csv has no header: its 3 lines, 7 of them left out have nothing in them"),
         ("# a\n\n# b\n", {"comment": "#"}, r"its 3 lines have nothing in them but comments \('#'\)"),
-        (FIRST, {}, r"has no rows.* Its only line was taken for the header \(1, r1,.*write a header above it"),
+        (FIRST, {}, r"has no rows: nothing is below the header \(1, r1,.*write a header above it"),
         (lines("order,shop,placed,total,Total", f"{FIRST},1"), {}, r"no column 'total'. It has .*'total \(field 4\)'"),
     ],
 )  # fmt: skip
