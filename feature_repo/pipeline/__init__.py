@@ -17,7 +17,8 @@ from feature_repo.pipeline.errors import (
     StepMissing,
 )
 from feature_repo.pipeline.evolve import backfill_features, rebuild
-from feature_repo.pipeline.online import audit_online, materialize
+from feature_repo.pipeline.first_day import nothing_computed, nothing_landed
+from feature_repo.pipeline.online import audit_all, audit_online, materialize, reconcile
 from feature_repo.pipeline.runs import backfill, close_gap, recompute_features, require_definitions, run_window
 from feature_repo.pipeline.steps import (
     accept_orders,
@@ -32,11 +33,13 @@ from feature_repo.pipeline.steps import (
 __all__ = [
     "BatchStopped",
     "LandingLost",
+    "NotComputedAgain",
     "OnlineStoreUnavailable",
     "Progress",
     "Result",
     "StepMissing",
     "accept_orders",
+    "audit_all",
     "audit_online",
     "backfill",
     "backfill_features",
@@ -44,10 +47,13 @@ __all__ = [
     "compute_features",
     "ingest_orders",
     "materialize",
+    "nothing_computed",
+    "nothing_landed",
     "publish_features",
     "quarantine_batch",
     "rebuild",
     "recompute_features",
+    "reconcile",
     "require_definitions",
     "run_window",
     "validate_features",

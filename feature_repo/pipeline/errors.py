@@ -27,6 +27,10 @@ class LandingLost(RuntimeError):
     """The landing folder no longer holds what the lake holds for the window."""
 
 
+class NotComputedAgain(RuntimeError):
+    """Rows have been replaced, and later ones that follow from them have not: there is nothing to hold against them."""
+
+
 class OnlineStoreUnavailable(ConnectionError):
     """Redis does not answer; the message says which address, and what to do."""
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 import polars as pl
 
 from config import Settings
-from feature_repo.pipeline.errors import OnlineStoreUnavailable, Result, StepMissing
+from feature_repo.locking import exclusive
+from feature_repo.pipeline.errors import NotComputedAgain, OnlineStoreUnavailable, Result, StepMissing
 from feature_repo.window import HOUR, Moments, Window
+
+logger = logging.getLogger(__name__)
 
 MATERIALIZE_SLACK = HOUR
 """Rows are written that are older than their time to live by no more than this: older ones are served as missing."""
@@ -23,15 +28,63 @@ def materialize(window: Window, settings: Settings) -> Result:
     with an end in the future would keep all later ones from writing. Whatever the window's start, all rows within their
     time to live are written, so that one run fills an empty store; older ones would be served as missing.
 
+    Where offline rows have been replaced since the last time, what is online is then held against them: `reconcile`.
+
+    Returns
+    -------
+    dict
+        `rows` by view; and, where something was replaced, `reconciled` by view, or `not_reconciled`: why not yet.
+
     Raises
     ------
     OnlineStoreUnavailable
         Redis does not answer.
     """
+    from feature_repo.transforms.replaced import read_replaced
+
+    _require_redis(settings)
+    replaced = read_replaced(settings)
+    result: Result = {"rows": _write_newest(window, settings)}
+    if replaced is None:
+        return result
+    try:
+        return result | {"reconciled": _reconcile(settings)}
+    except NotComputedAgain as error:
+        logger.warning("%s", error)
+        return result | {"not_reconciled": str(error)}
+
+
+def reconcile(settings: Settings) -> Result:
+    """Make the online store what the offline tables say, key by key, and without a moment of emptiness.
+
+    For what no run can know of: rows that another program wrote, that are stamped in the future, or that were left by
+    another installation. After it, the audit of all keys passes.
+
+    Returns
+    -------
+    dict
+        As `materialize`, as of the end of the computed hours.
+
+    Raises
+    ------
+    HistoryMissing
+        Nothing has been computed.
+    NotComputedAgain
+        Hours of which rows are online are being computed again.
+    OnlineStoreUnavailable
+        Redis does not answer.
+    """
+    from feature_repo.transforms.coverage import covered_hours
+
+    _require_redis(settings)
+    covered = covered_hours(settings)
+    return {"rows": _write_newest(covered, settings), "reconciled": _reconcile(settings, all_views=True)}
+
+
+def _write_newest(window: Window, settings: Settings) -> dict[str, int]:
     from feature_repo.store import feature_store
     from feature_repo.transforms.views import TRANSFORMS
 
-    _require_redis(settings)
     store = feature_store(settings)
     alive = {view.name: view.ttl or timedelta() for view in store.list_feature_views()}
     missing = sorted(set(TRANSFORMS) - set(alive))
@@ -44,7 +97,56 @@ def materialize(window: Window, settings: Settings) -> Result:
         store.materialize(start_date=start, end_date=window.end, feature_views=views)
         span = Moments(start, window.end + HOUR)
         rows |= {view: _entities(view, span, window.end, settings) for view in views}
-    return {"rows": {view: rows[view] for view in TRANSFORMS}}
+    return {view: rows[view] for view in TRANSFORMS}
+
+
+def _reconcile(settings: Settings, all_views: bool = False) -> dict[str, dict[str, int]]:
+    """Hold the views that were noted, or all, against the tables, and take the note away.
+
+    Nobody publishes meanwhile, so rows that are newer than the computed hours are nobody's, but a live refresh's.
+    """
+    from feature_repo.orders.landing import read_watermark
+    from feature_repo.store import feature_store
+    from feature_repo.stores import retract
+    from feature_repo.transforms.coverage import covered_hours
+    from feature_repo.transforms.replaced import forget_replaced, read_replaced
+    from feature_repo.transforms.views import LIVE, TRANSFORMS
+
+    store = feature_store(settings)
+    with exclusive(settings, "tables", "holding the online store against the tables"):
+        replaced, as_of = read_replaced(settings), covered_hours(settings).end
+        if replaced and as_of < replaced.until:
+            raise NotComputedAgain(
+                f"the hours from {as_of.isoformat()} to {replaced.until.isoformat()} have to be computed again before "
+                "what is online can be held against them: the next hourly run does it, or `python -m feature_repo "
+                f"backfill {as_of.isoformat()} {replaced.until.isoformat()}` and then `materialize` of the last hour"
+            )
+        landed = read_watermark(settings)
+        ahead = dict.fromkeys(LIVE, landed.complete_until) if landed else {}
+        views = [view for view in TRANSFORMS if all_views or (replaced and view in replaced.views)]
+        found = {
+            view: asdict(retract.reconcile(store.get_feature_view(view), store, as_of, ahead.get(view)))
+            for view in views
+        }
+        forget_replaced(settings)
+    return found
+
+
+def audit_all(settings: Settings, all_keys: bool = True) -> Result:
+    """Compare online values with the offline answer at the end of the computed hours: for all keys, or a sample.
+
+    Raises
+    ------
+    HistoryMissing
+        Nothing has been computed.
+    """
+    from feature_repo.stores import audit
+    from feature_repo.transforms.coverage import covered_hours
+
+    _require_redis(settings)
+    as_of = covered_hours(settings).end
+    sample = {"sample": None} if all_keys else {}
+    return audit.audit(as_of, settings, **sample).to_dict()
 
 
 def audit_online(window: Window, settings: Settings) -> Result:

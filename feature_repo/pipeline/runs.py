@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_window(window: Window, settings: Settings, progress: Progress = logger.info) -> Result:
-    """Do all steps for one window, the online store included.
+    """Do all steps for one window, the online store included, as the hourly DAG does: the hours before it first.
 
     Raises
     ------
@@ -32,6 +32,7 @@ def run_window(window: Window, settings: Settings, progress: Progress = logger.i
     DefinitionChanged
         The rows on disk were made under other definitions. Nothing has been read.
     """
+    close_gap(window, settings, progress)
     with exclusive(settings, "run", f"running {window}"):
         require_definitions(settings)
         results = _run_offline(window, settings, progress)
@@ -58,10 +59,12 @@ def backfill(window: Window, settings: Settings, progress: Progress = logger.inf
     DefinitionChanged
         The rows on disk were made under other definitions. Nothing has been read.
     """
-    from feature_repo.transforms.coverage import chunks
+    from feature_repo.transforms.coverage import begin_anew, chunks
 
     total: Result = {"ingested": 0, "found_late": 0, "accepted": 0, "quarantined": 0, "tiles": {}, "rows": {}}
     with exclusive(settings, "run", f"backfilling {window}"):
+        with exclusive(settings, "tables", f"beginning with {window}"):
+            begin_anew(window, settings)
         require_definitions(settings)
         for chunk in chunks(window):
             results = _run_offline(chunk, settings, progress)
@@ -90,7 +93,10 @@ def recompute_features(window: Window, settings: Settings, progress: Progress = 
 
 
 def close_gap(window: Window, settings: Settings, progress: Progress = logger.info) -> Result:
-    """Compute the hours between the last computed one and the window: after downtime, Airflow skips them.
+    """Compute the hours before the window that no run has: after downtime, which Airflow skips, and on the first day.
+
+    In an installation in which nothing has been computed, they are all that have landed. Each chunk of days counts as
+    soon as it is done, so whoever is stopped under way goes on there the next time.
 
     Returns
     -------
@@ -99,20 +105,24 @@ def close_gap(window: Window, settings: Settings, progress: Progress = logger.in
 
     Raises
     ------
+    CoverageLost
+        Tables have rows, and nobody knows of which hours. Nothing has been read.
     DefinitionChanged
         The rows on disk were made under other definitions. Nothing has been read.
     RuleError
         The configuration names a rule or a severity that there is not.
     """
     from feature_repo.quality.rules import severities
-    from feature_repo.transforms.coverage import read_coverage
+    from feature_repo.transforms.coverage import left_out, not_computed_before
 
     severities(settings)
     require_definitions(settings)
-    coverage = read_coverage(settings)
-    if coverage is None or coverage.until >= window.start:
+    if unused := left_out(settings):
+        logger.warning(unused)
+    gap = not_computed_before(window, settings)
+    if gap is None:
         return {}
-    gap = Window(coverage.until, window.start)
+    progress(f"{gap}: not computed yet, which is done first")
     return {"gap": str(gap), **backfill(gap, settings, progress)}
 
 
