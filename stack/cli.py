@@ -21,8 +21,8 @@ from stack.airflow import airflow_environment, airflow_login
 from stack.processes import ServiceError, start_together
 from stack.services import all_services, mlflow_service, own_orders, redis_service, service_environment, wanted_services
 
-NOTHING_YET = """There are no features and no model yet. The hourly feature_pipeline computes those of all that has landed,
-the past included; training_pipeline trains at 02:00 UTC. `make run` goes once round the loop now."""
+NOTHING_YET = """There are no features and no model yet. The hourly feature_pipeline computes those of all that
+landed, the past included; training_pipeline trains at 02:00 UTC. `make run` goes once round the loop now."""
 _STORES = {"redis": redis_service, "mlflow": mlflow_service}
 
 

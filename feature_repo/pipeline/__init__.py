@@ -11,6 +11,7 @@ process of its own and be run again. The DAGs call the steps one by one; `run_wi
 from feature_repo.pipeline.errors import (
     BatchStopped,
     LandingLost,
+    NotComputedAgain,
     OnlineStoreUnavailable,
     Progress,
     Result,
