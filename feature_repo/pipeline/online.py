@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from urllib.parse import urlsplit
 
 import polars as pl
@@ -105,7 +106,7 @@ def _reconcile(settings: Settings, all_views: bool = False) -> dict[str, dict[st
 
     Nobody publishes meanwhile, so rows that are newer than the computed hours are nobody's, but a live refresh's.
     """
-    from feature_repo.orders.landing import read_watermark
+    from feature_repo import live
     from feature_repo.store import feature_store
     from feature_repo.stores import retract
     from feature_repo.transforms.coverage import covered_hours
@@ -121,8 +122,7 @@ def _reconcile(settings: Settings, all_views: bool = False) -> dict[str, dict[st
                 "what is online can be held against them: the next hourly run does it, or `python -m feature_repo "
                 f"backfill {as_of.isoformat()} {replaced.until.isoformat()}` and then `materialize` of the last hour"
             )
-        landed = read_watermark(settings)
-        ahead = dict.fromkeys(LIVE, landed.complete_until) if landed else {}
+        ahead = dict.fromkeys(LIVE, partial(live.may_be_ahead_until, as_of, settings))
         views = [view for view in TRANSFORMS if all_views or (replaced and view in replaced.views)]
         found = {
             view: asdict(retract.reconcile(store.get_feature_view(view), store, as_of, ahead.get(view)))

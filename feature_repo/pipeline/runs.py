@@ -59,22 +59,26 @@ def backfill(window: Window, settings: Settings, progress: Progress = logger.inf
     DefinitionChanged
         The rows on disk were made under other definitions. Nothing has been read.
     """
+    with exclusive(settings, "run", f"backfilling {window}"):
+        return _fill(window, settings, progress)
+
+
+def _fill(window: Window, settings: Settings, progress: Progress) -> Result:
     from feature_repo.transforms.coverage import begin_anew, chunks
 
     total: Result = {"ingested": 0, "found_late": 0, "accepted": 0, "quarantined": 0, "tiles": {}, "rows": {}}
-    with exclusive(settings, "run", f"backfilling {window}"):
-        with exclusive(settings, "tables", f"beginning with {window}"):
-            begin_anew(window, settings)
-        require_definitions(settings)
-        for chunk in chunks(window):
-            results = _run_offline(chunk, settings, progress)
-            total["ingested"] += results["ingest_orders"]["rows"]
-            total["found_late"] += results["ingest_orders"]["found_late"]
-            total["accepted"] += results["accept_orders"]["accepted"]
-            total["quarantined"] += results["accept_orders"]["quarantined"]
-            for kind in ("tiles", "rows"):
-                for view, count in results["compute_features"][kind].items():
-                    total[kind][view] = total[kind].get(view, 0) + count
+    with exclusive(settings, "tables", f"beginning with {window}"):
+        begin_anew(window, settings)
+    require_definitions(settings)
+    for chunk in chunks(window):
+        results = _run_offline(chunk, settings, progress)
+        total["ingested"] += results["ingest_orders"]["rows"]
+        total["found_late"] += results["ingest_orders"]["found_late"]
+        total["accepted"] += results["accept_orders"]["accepted"]
+        total["quarantined"] += results["accept_orders"]["quarantined"]
+        for kind in ("tiles", "rows"):
+            for view, count in results["compute_features"][kind].items():
+                total[kind][view] = total[kind].get(view, 0) + count
     return total
 
 
@@ -119,11 +123,15 @@ def close_gap(window: Window, settings: Settings, progress: Progress = logger.in
     require_definitions(settings)
     if unused := left_out(settings):
         logger.warning(unused)
-    gap = not_computed_before(window, settings)
-    if gap is None:
+    if not_computed_before(window, settings) is None:
         return {}
-    progress(f"{gap}: not computed yet, which is done first")
-    return {"gap": str(gap), **backfill(gap, settings, progress)}
+    with exclusive(settings, "run", f"computing the hours before {window}"):
+        # Whoever held the lock may have computed them, or some.
+        gap = not_computed_before(window, settings)
+        if gap is None:
+            return {}
+        progress(f"{gap}: not computed yet, which is done first")
+        return {"gap": str(gap), **_fill(gap, settings, progress)}
 
 
 def require_definitions(settings: Settings) -> None:

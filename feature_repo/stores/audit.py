@@ -23,9 +23,10 @@ import hashlib
 import json
 import logging
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from types import MappingProxyType
@@ -204,12 +205,12 @@ def audit(
     UnusableSource
         An offline file cannot be read.
     """
-    from feature_repo.orders.landing import read_watermark
+    from feature_repo.live import may_be_ahead_until
     from feature_repo.store import feature_store
     from feature_repo.transforms.views import LIVE
 
-    as_of, landed = when.end if isinstance(when, Window) else as_utc(when), read_watermark(settings)
-    ahead = dict.fromkeys(LIVE, landed.complete_until) if landed else {}
+    as_of = when.end if isinstance(when, Window) else as_utc(when)
+    ahead = dict.fromkeys(LIVE, partial(may_be_ahead_until, as_of, settings))
     report = audit_store(feature_store(settings), settings.redis_url, as_of, sample, bounds, ahead)
     report.served = served or {}
     report.log()
@@ -223,12 +224,12 @@ def audit_store(
     as_of: datetime,
     sample: int | None,
     bounds: Bounds,
-    ahead: Mapping[str, datetime] = MappingProxyType({}),
+    ahead: Mapping[str, Callable[[], datetime]] = MappingProxyType({}),
 ) -> AuditReport:
     """As `audit`, for any feature store whose offline store is ours and whose online store is that Redis.
 
-    Online rows of the views `ahead` may be newer than all offline rows, up to an instant. Those are left out here: what
-    they ought to be is known when their hour has been computed.
+    Online rows of the views `ahead` may be newer than all offline rows, up to an instant that is asked for after they
+    have been read. Those are left out here: what they ought to be is known when their hour has been computed.
     """
     import redis
 
@@ -238,7 +239,7 @@ def audit_store(
         for view in store.list_batch_feature_views():
             if view.online and view.entity_columns:
                 for keys in _audited_keys(view, store.config, redis_url, as_of, sample):
-                    _audit_keys(view, keys, store.config, stock, report, ahead.get(view.name, as_of))
+                    _audit_keys(view, keys, store.config, stock, report, ahead.get(view.name, lambda: as_of))
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise ConnectionError(f"the audit cannot read Redis ({error}): start it (make up) and run it again") from error
     return report
@@ -250,13 +251,14 @@ def _audit_keys(
     config: RepoConfig,
     stock: FeatureStore,
     report: AuditReport,
-    ahead_until: datetime,
+    ahead_until: Callable[[], datetime],
 ) -> None:
     names = [item.name for item in view.features]
     report.keys[view.name] = report.keys.get(view.name, 0) + len(keys)
     counts = {name: report.features.setdefault(f"{view.name}__{name}", FeatureCounts()) for name in names}
     online = _online_rows(stock, view.name, names, keys) if keys else []
-    known = [row.event is None or not report.as_of < row.event <= ahead_until for row in online]
+    until = ahead_until()
+    known = [row.event is None or not report.as_of < row.event <= until for row in online]
     keys, online = list(compress(keys, known)), list(compress(online, known))
     if not keys:
         return

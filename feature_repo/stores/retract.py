@@ -12,7 +12,7 @@ judged again. Keys are read and judged in batches; memory does not grow with the
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -106,7 +106,7 @@ class _Judge:
 
 
 def reconcile(
-    view: FeatureView, store: FeatureStore, as_of: datetime, ahead_until: datetime | None = None
+    view: FeatureView, store: FeatureStore, as_of: datetime, ahead_until: Callable[[], datetime] | None = None
 ) -> Reconciled:
     """Make the rows that Redis holds of a view those of the offline store as of an instant.
 
@@ -120,8 +120,9 @@ def reconcile(
         One whose online store is ours; a single Redis, or a cluster.
     as_of : datetime
         The end of what has been computed: newer rows are of no row.
-    ahead_until : datetime, optional
-        Of a live view: rows up to here are a refresh's, which knows more than the offline store. Default: none are.
+    ahead_until : callable, optional
+        Of a live view: until when its rows may be a refresh's, which knows more than the offline store. It is asked
+        after Redis has been read, as refreshes go on meanwhile. Default: none are.
 
     Raises
     ------
@@ -130,33 +131,39 @@ def reconcile(
     OnlineStoreUnavailable
         Redis is down or slow. What was changed stays; doing it again completes it.
     """
-    judge = _Judge(as_of, as_of - view.ttl if view.ttl else None, ahead_until or as_of)
+    alive_from = as_of - view.ttl if view.ttl else None
     rows, total = _Rows(view, store), Reconciled()
+
+    def reconcile_once(keys: Sequence[bytes]) -> tuple[int, list[bytes]]:
+        held = rows.held(keys)
+        judge = _Judge(as_of, alive_from, ahead_until() if ahead_until else as_of)
+        return len(held), _correct(held, rows, judge, total)
+
     with _reachable(store.config.online_store):
         for keys in held_keys(rows.client, view.join_keys, store.project, KEYS_PER_BATCH):
-            _reconcile_keys(keys, rows, judge, total)
+            held, changed = reconcile_once(keys)
+            total.held += held
+            for _ in range(ATTEMPTS - 1):
+                _, changed = reconcile_once(changed)
+            total.left += len(changed)
     logger.info("%s: %s", view.name, total)
     return total
 
 
-def _reconcile_keys(keys: list[bytes], rows: _Rows, judge: _Judge, total: Reconciled) -> None:
-    for attempt in range(ATTEMPTS):
-        held = rows.held(keys)
-        total.held += len(held) if attempt == 0 else 0
-        offline = rows.offline(list(held), Period(judge.alive_from, judge.as_of))
-        wrong = [key for key, found in held.items() if not judge.is_right(found, offline.get(key))]
-        keys = []
-        for key in wrong:
-            new = offline.get(key)
-            if not rows.exchange(key, held[key], new):
-                keys.append(key)
-            elif new is None:
-                total.removed += 1
-            else:
-                total.overwritten += 1
-        if not keys:
-            return
-    total.left += len(keys)
+def _correct(held: Mapping[bytes, Fields], rows: _Rows, judge: _Judge, total: Reconciled) -> list[bytes]:
+    """Put right what is wrong; returns the keys that somebody has changed since they were read."""
+    offline, changed = rows.offline(list(held), Period(judge.alive_from, judge.as_of)), []
+    for key, found in held.items():
+        new = offline.get(key)
+        if judge.is_right(found, new):
+            continue
+        if not rows.exchange(key, found, new):
+            changed.append(key)
+        elif new is None:
+            total.removed += 1
+        else:
+            total.overwritten += 1
+    return changed
 
 
 class _Rows:

@@ -44,7 +44,7 @@ COMPUTED = "2026-05-02T02:00+00:00"
 
 
 def feature(name: str, coverage: str | None = COMPUTED, landed: str | None = None, **changes: Any) -> Scenario:
-    modules = {"backfill": "feature_repo.pipeline.runs"}  # which `close_gap`, that runs for real, calls
+    modules = {"_fill": "feature_repo.pipeline.runs"}  # which `close_gap`, that runs for real, calls
     results = {
         f"{modules.get(function, 'feature_repo.pipeline')}:{function}": result
         for function, result in {**FEATURES, **changes}.items()
@@ -80,15 +80,15 @@ SCENARIOS = [
     first_day("scoring", "batch_scoring"),
     first_day("monitoring", "monitoring"),
     feature("first day: orders land from now on", coverage=None, landed="2026-05-02T03:10+00:00"),
-    feature("first day: a history has landed", coverage=None, landed="2026-01-02T10:20+00:00", backfill={"rows": 1}),
+    feature("first day: a history has landed", coverage=None, landed="2026-01-02T10:20+00:00", _fill={"rows": 1}),
     feature("features: good"),
     feature("features: batch refused", validate_orders={"stopped": True, "failures": [WARNED, REFUSED]}),
     feature("features: warned", validate_orders={"stopped": False, "failures": [WARNED]}),
     feature("features: invalid", validate_features={"stopped": True, "failures": [INVALID]}),
     feature("features: stores differ", audit_online={"passed": False, "reasons": ["driver_stats: 3 mismatched"]}),
     feature("features: lake broken", accept_orders={"raise": "disk is full"}),
-    feature("features: after downtime", coverage="2026-05-01T20:00+00:00", backfill={"rows": 1}),
-    feature("features: gap refused", coverage="2026-05-01T20:00+00:00", backfill={"raise": "the orders were refused"}),
+    feature("features: after downtime", coverage="2026-05-01T20:00+00:00", _fill={"rows": 1}),
+    feature("features: gap refused", coverage="2026-05-01T20:00+00:00", _fill={"raise": "the orders were refused"}),
     live("live: good"),
     live("live: nothing to do", why_not="no hour has been computed yet"),
     live("live: failed", follow={"raise": "Redis does not answer"}),
@@ -164,7 +164,7 @@ def test_a_warning_is_told_and_the_run_goes_on(results) -> None:
 def test_hours_that_no_run_has_computed_are_filled_first_and_told(results) -> None:
     result = results["features: after downtime"]
     assert result["state"] == "success"
-    assert result["calls"][0] == ["backfill", "[2026-05-01 20:00, 2026-05-02 02:00) UTC"]
+    assert result["calls"][0] == ["_fill", "[2026-05-01 20:00, 2026-05-02 02:00) UTC"]
     assert called(result)[1] == "ingest_orders"
     assert only_alert(result)["severity"] == "info"
     assert "filled a gap: [2026-05-01 20:00" in only_alert(result)["title"]
@@ -172,7 +172,7 @@ def test_hours_that_no_run_has_computed_are_filled_first_and_told(results) -> No
 
 def test_a_gap_that_cannot_be_filled_ends_red_before_anything_is_read(results) -> None:
     result = results["features: gap refused"]
-    assert (result["state"], called(result)) == ("failed", ["backfill"])
+    assert (result["state"], called(result)) == ("failed", ["_fill"])
     assert "the orders were refused" in result["alerts"][-1]["body"]
 
 
@@ -187,7 +187,7 @@ def test_before_there_is_anything_runs_are_skipped_and_nobody_is_alarmed(results
 def test_the_first_hour_of_an_installation_computes_all_that_has_landed_and_tells(results) -> None:
     result = results["first day: a history has landed"]
     assert result["state"] == "success"
-    assert result["calls"][0] == ["backfill", "[2026-01-02 10:00, 2026-05-02 02:00) UTC"]
+    assert result["calls"][0] == ["_fill", "[2026-01-02 10:00, 2026-05-02 02:00) UTC"]
     assert called(result)[1] == "ingest_orders"
     assert "filled a gap: [2026-01-02 10:00" in only_alert(result)["title"]
 
