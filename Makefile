@@ -17,7 +17,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run test lint format up down status ingest apply materialize backfill train train-prefect score drift serve \
+.PHONY: help setup lock run test lint format up down status ingest apply materialize backfill reconcile audit train train-prefect score drift serve \
 	models lineage promote rollback challenge reject bench airflow feast clean
 
 # A prerequisite `needs.NAME` stops with a message, before anything else is done, unless the variable is given.
@@ -61,6 +61,12 @@ backfill: needs.START needs.END setup ## Compute the features of a span of hours
 
 materialize: needs.START needs.END setup ## Copy the feature rows of a span of time into Redis: START= END=
 	@$(WITH_REDIS) $(PY) -m feature_repo materialize "$(START)" "$(END)"
+
+reconcile: setup ## Make Redis what the feature rows say, and take back what they do not have
+	@$(WITH_REDIS) $(PY) -m feature_repo reconcile
+
+audit: setup ## Compare every key of Redis with the feature rows; exit status 1 if any differs
+	@$(WITH_REDIS) $(PY) -m feature_repo audit --all
 
 train: setup ## Train, evaluate, gate and register: MODEL= (delivery_time) AS_OF= (default: the last full hour)
 	@$(WITH_MLFLOW) $(PY) -m training run $(FOR_MODEL) $(if $(AS_OF),--as-of "$(AS_OF)")

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from airflow.sdk import Asset, AsyncCallback, CronDataIntervalTimetable, DeadlineAlert, DeadlineReference, Param, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from config import get_settings
 from feature_repo.window import HOUR, Window, as_utc, floor_hour
@@ -94,16 +94,20 @@ def window_step(
     function: str,
     span: timedelta = HOUR,
     refused_when: Callable[[Mapping[str, Any]], bool] = lambda result: False,
+    needs_features: bool = False,
     **arguments: Any,
 ) -> Callable[[], Any]:
     """A task `function` that calls `module.function(window, settings)` and returns its small result.
 
-    A result for which `refused_when` holds ends the run red; one with warnings alerts and goes on.
+    A result for which `refused_when` holds ends the run red; one with warnings alerts and goes on. With
+    `needs_features` the run is skipped in a new installation, before any are computed.
     """
 
     @task(task_id=function, **arguments)
     def step(**context: Any) -> Any:
         window = run_window(context, span)
+        if needs_features:
+            skip_on_first_day()
         result = getattr(import_module(module), function)(window, get_settings())
         if refused_when(result):
             refuse(f"{function} of {window}", result)
@@ -135,6 +139,23 @@ def refuse(what: str, result: Mapping[str, Any]) -> None:
     """
     why = reasons(result, "stop") or result.get("reasons") or [str(dict(result))]
     raise AirflowFailException(f"refused: {what}: {'; '.join(why)}")
+
+
+def skip(reason: str | None) -> None:
+    """Skip this run, if there is a reason to.
+
+    Raises
+    ------
+    AirflowSkipException
+        There is; the tasks after this one are skipped, too.
+    """
+    if reason:
+        raise AirflowSkipException(reason)
+
+
+def skip_on_first_day() -> None:
+    """Skip this run as long as no features have been computed: there is nothing to learn from, to score or to judge."""
+    skip(import_module("feature_repo.pipeline").nothing_computed(get_settings()))
 
 
 def tell(title: str, severity: Severity, reasons: Iterable[str], context: Any) -> list[str]:

@@ -13,10 +13,11 @@ from airflow.sdk import AssetOrTimeSchedule, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from config import get_settings
-from dags._defaults import RETRAIN, dag_arguments, run_as_of
+from dags._defaults import RETRAIN, dag_arguments, run_as_of, skip_on_first_day
 from plugins.notifier import AlertNotifier
 
 MAIN_MODEL = "delivery_time"
+FIRST_STEP = "build_dataset"
 PATIENCE = timedelta(hours=24)
 """Without an answer for so long, a version that waits for approval is declined."""
 
@@ -48,6 +49,8 @@ def model_step(model: str, function: str) -> Callable[[], Any]:
 
     @task(task_id=function)
     def step(**context: Any) -> Any:
+        if function == FIRST_STEP:
+            skip_on_first_day()
         errors = import_module("training.errors")
         spec = import_module("training.models").get_spec(model, get_settings())
         try:

@@ -4,6 +4,8 @@ Every day at 01:00 UTC, the orders placed in the last 24 hours are scored by the
 were known when it was placed, and logged as predictions with source `batch`. Scoring a window again replaces its
 predictions.
 
+**Skipped** in a new installation, before any features are computed.
+
 Monitoring compares them with what the service answered, and uses them where the service was not asked.
 """
 
@@ -23,7 +25,7 @@ def batch_scoring():
     def publish_predictions(**context) -> str:
         return str(run_window(context, DAY))
 
-    window_step("serving.batch", "score", DAY)() >> publish_predictions()
+    window_step("serving.batch", "score", DAY, needs_features=True)() >> publish_predictions()
 
 
 batch_scoring()

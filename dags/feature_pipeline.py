@@ -4,7 +4,7 @@ Every hour, the orders that became known in the hour become features, offline an
 
 | task | does |
 |---|---|
-| `fill_gap` | **red** if definitions or the configuration of rules do not fit; hours missed by downtime are computed |
+| `fill_gap` | **red** if definitions or rules do not fit, **skipped** before orders land; computes what no run has |
 | `ingest_orders` | takes the hour from the landing; retries while the source is not complete |
 | `validate_orders` | checks every row |
 | `choose_batch` | **branch**: go on, or refuse a batch that is mostly bad |
@@ -24,7 +24,7 @@ from __future__ import annotations
 from airflow.sdk import dag, task
 
 from config import get_settings
-from dags._defaults import FEATURES, WINDOW_PARAMS, dag_arguments, refuse, run_window, tell, window_step
+from dags._defaults import FEATURES, WINDOW_PARAMS, dag_arguments, refuse, run_window, skip, tell, window_step
 
 PIPELINE = "feature_repo.pipeline"
 
@@ -33,14 +33,16 @@ PIPELINE = "feature_repo.pipeline"
 def feature_pipeline():
     @task
     def fill_gap(**context) -> dict:
-        from feature_repo.pipeline import close_gap
+        from feature_repo.pipeline import close_gap, nothing_landed
         from feature_repo.quality.rules import RuleError
+        from feature_repo.transforms.coverage import CoverageLost
         from feature_repo.transforms.versions import DefinitionChanged
 
-        window = run_window(context)
+        window, settings = run_window(context), get_settings()
         try:
-            filled = close_gap(window, get_settings())
-        except (DefinitionChanged, RuleError) as error:
+            skip(nothing_landed(window, settings))
+            filled = close_gap(window, settings)
+        except (CoverageLost, DefinitionChanged, RuleError) as error:
             refuse(str(window), {"reasons": [str(error)]})
         if filled:
             reasons = ["no run had computed these hours"]

@@ -9,8 +9,9 @@ Every day, the predictions of the last 24 hours are held against what happened.
 | `verdict` | judges both, with the last days' verdicts in mind |
 | `act` | **branch**: `trigger_retraining` (asset, starts the training pipeline), `alert`, or `nothing` |
 
-Too few predictions or outcomes to judge is an alert, never a green light. The file is not called `monitoring.py`
-because Airflow puts this folder on the import path, where it would hide the package of that name.
+**Skipped** in a new installation, before any features are computed. Too few predictions or outcomes to judge is an
+alert, never a green light. The file is not called `monitoring.py` because Airflow puts this folder on the import path,
+where it would hide the package of that name.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def monitoring():
         return "; ".join(verdict["reasons"])
 
     verdict = window_step(PIPELINE, "verdict", DAY)()
-    window_step(PIPELINE, "join_outcomes", DAY)() >> window_step(PIPELINE, "drift_report", DAY)() >> verdict
+    joined = window_step(PIPELINE, "join_outcomes", DAY, needs_features=True)()
+    joined >> window_step(PIPELINE, "drift_report", DAY)() >> verdict
     act(verdict) >> [trigger_retraining(verdict), alert(verdict), nothing(verdict)]
 
 

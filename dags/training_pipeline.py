@@ -4,7 +4,7 @@ Every day at 02:00 UTC, and whenever monitoring asks for it, a model is trained 
 
 | task | does |
 |---|---|
-| `build_dataset`, `validate_dataset` | point-in-time training rows, checked |
+| `build_dataset`, `validate_dataset` | point-in-time training rows, checked; **skipped** before features are computed |
 | `choose_dataset` | **branch**: train, or `refuse_dataset`: people are told, the run ends **red** |
 | `train`, `evaluate` | fit; errors beside the naive baselines' and the champion's; the gates |
 | `choose_model` | **branch** on the gates |

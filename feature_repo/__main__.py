@@ -1,5 +1,5 @@
 """Command line of the feature pipeline: `python -m feature_repo backfill|recompute|run|materialize START END`, `apply`,
-`backfill-feature VIEW.FEATURE ...`, `rebuild VIEW`, `refresh`.
+`backfill-feature VIEW.FEATURE ...`, `rebuild VIEW`, `refresh`, `reconcile`, `audit [--all]`.
 
 START and END are instants with a time zone, on the full hour, for example 2026-05-01T00:00+00:00.
 """
@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from config import Settings, get_settings
 from feature_repo import pipeline
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     changed.add_argument("view", metavar="VIEW")
     live = commands.add_parser("refresh", help="bring the live views online, from what has landed since the last hour")
     live.add_argument("--as-of", help="an instant on a full step (default: the last one whose orders have landed)")
+    commands.add_parser("reconcile", help="make every online row what the offline tables say, and take back the others")
+    audited = commands.add_parser("audit", help="compare online with offline values; exit status 1 if they differ")
+    audited.add_argument("--all", action="store_true", help="all keys, not a sample of them")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # Deprecations inside of libraries, which Feast switches on for everybody: nothing that the reader could mend.
@@ -54,7 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     print(json.dumps(result, indent=2, default=str))
-    return 0
+    return 1 if chosen.command == "audit" and _tell_differences(result) else 0
+
+
+def _tell_differences(report: Any) -> bool:
+    """Whether an audit did not pass; what it found, and what to do, on stderr."""
+    for reason in report["reasons"]:
+        _show(reason)
+    for example in report["examples"]:
+        _show(
+            f"  {example['feature']} of {example['key']}: {example['fault']}, offline {example['offline']} "
+            f"({example['offline_event']}), online {example['online']} ({example['online_event']})"
+        )
+    if report["reasons"]:
+        _show("`python -m feature_repo reconcile` makes online what offline is")
+    return not report["passed"]
 
 
 def _execute(chosen: argparse.Namespace, settings: Settings) -> object:
@@ -66,6 +84,10 @@ def _execute(chosen: argparse.Namespace, settings: Settings) -> object:
         from feature_repo import live
 
         return live.refresh(as_utc(chosen.as_of) if chosen.as_of else live.landed_until(settings), settings)
+    if chosen.command == "reconcile":
+        return pipeline.reconcile(settings)
+    if chosen.command == "audit":
+        return pipeline.audit_all(settings, all_keys=chosen.all)
     if chosen.command == "rebuild":
         return pipeline.rebuild(chosen.view, settings, _show)
     if chosen.command == "backfill-feature":

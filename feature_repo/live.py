@@ -18,6 +18,7 @@ import polars as pl
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
+from feature_repo.locking import holder_of
 from feature_repo.window import DAY, HOUR, MINUTE, Moments, Window, as_utc, floor
 
 if TYPE_CHECKING:
@@ -122,12 +123,23 @@ def landed_until(settings: Settings) -> datetime:
     return floor(landed.complete_until, LIVE_STEP)
 
 
+def may_be_ahead_until(computed_until: datetime, settings: Settings) -> datetime:
+    """Until when online rows of live views may be newer than the computed hours: a refresh needs its orders landed."""
+    from feature_repo.orders.landing import read_watermark
+
+    landed = read_watermark(settings)
+    return max(computed_until, landed.complete_until) if landed else computed_until
+
+
 def why_not(as_of: datetime, settings: Settings) -> str | None:
-    """Why there is nothing to refresh, which is no fault: before the first hourly run, or if the source is not live."""
+    """Why there is nothing to refresh, which is no fault: the past is being computed, or the source is not live."""
     from feature_repo.transforms.coverage import read_coverage
 
-    if read_coverage(settings) is None:
+    coverage = read_coverage(settings)
+    if coverage is None:
         return "no hour has been computed yet"
+    if as_of - coverage.until > LONGEST_TAIL and (holder := holder_of(settings, "run")):
+        return f"the hours since {coverage.until.isoformat()} are being computed ({holder})"
     landed = landed_until(settings)
     if landed < as_of - HOUR:
         return f"the source's orders end at {landed.isoformat()}: it does not send those of these minutes"

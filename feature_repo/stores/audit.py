@@ -1,4 +1,4 @@
-"""Does the online store hold what the offline store says? A sample of keys, compared value by value.
+"""Does the online store hold what the offline store says? A sample of keys, or all, compared value by value.
 
 Online values are read through a stock Feast client, so that the audit shares no code with our writer or our reader.
 The offline answer is the newest row with event time at or before the audited instant, *without* the knowledge cut-off:
@@ -23,11 +23,13 @@ import hashlib
 import json
 import logging
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import compress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -42,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 FAULTS = ("mismatched", "missing", "extra", "stale")
 EXAMPLES_KEPT = 10
+KEYS_PER_BATCH = 5000
+HELD_PER_ROUND_TRIP = 1000
 _AT = "__at"
 
 
@@ -98,16 +102,19 @@ class AuditReport:
 
     @property
     def reasons(self) -> list[str]:
-        """Why the audit did not pass, one sentence for each feature and fault above its bound."""
+        """Why the audit did not pass, one sentence for each feature and fault above its bound, the worst first."""
         return [*self._faults, *self.served.get("reasons", [])]
 
     @property
     def _faults(self) -> list[str]:
+        worst_first = sorted(
+            ((name, fault, counts) for name, counts in self.features.items() for fault in FAULTS),
+            key=lambda found: -found[2].rate(found[1]),
+        )
         return [
             f"{name}: {getattr(counts, fault)} of {counts.compared} values {fault} "
             f"({counts.rate(fault):.2%}, at most {getattr(self.bounds, fault):.2%} allowed)"
-            for name, counts in self.features.items()
-            for fault in FAULTS
+            for name, fault, counts in worst_first
             if counts.rate(fault) > getattr(self.bounds, fault)
         ]
 
@@ -172,7 +179,7 @@ class Row:
 def audit(
     when: Window | datetime,
     settings: Settings,
-    sample: int = 200,
+    sample: int | None = 200,
     bounds: Bounds = Bounds(),
     served: Mapping[str, Any] | None = None,
 ) -> AuditReport:
@@ -184,9 +191,9 @@ def audit(
         The window that was materialised, or its end.
     settings : Settings
         The process's own.
-    sample : int
+    sample : int or None
         Keys per view and store: so many that have a recent row offline, and so many that Redis holds. Which ones
-        follows from `when`, so the same audit looks at the same keys, and the next hour's at others.
+        follows from `when`, so the same audit looks at the same keys, and the next hour's at others. None: all keys.
     bounds : Bounds, optional
     served : mapping, optional
         What `live.compare` said, for the same report.
@@ -198,11 +205,13 @@ def audit(
     UnusableSource
         An offline file cannot be read.
     """
+    from feature_repo.live import may_be_ahead_until
     from feature_repo.store import feature_store
     from feature_repo.transforms.views import LIVE
 
     as_of = when.end if isinstance(when, Window) else as_utc(when)
-    report = audit_store(feature_store(settings), settings.redis_url, as_of, sample, bounds, ahead=frozenset(LIVE))
+    ahead = dict.fromkeys(LIVE, partial(may_be_ahead_until, as_of, settings))
+    report = audit_store(feature_store(settings), settings.redis_url, as_of, sample, bounds, ahead)
     report.served = served or {}
     report.log()
     report.write(settings)
@@ -213,14 +222,14 @@ def audit_store(
     store: FeatureStore,
     redis_url: str,
     as_of: datetime,
-    sample: int,
+    sample: int | None,
     bounds: Bounds,
-    ahead: frozenset[str] = frozenset(),
+    ahead: Mapping[str, Callable[[], datetime]] = MappingProxyType({}),
 ) -> AuditReport:
     """As `audit`, for any feature store whose offline store is ours and whose online store is that Redis.
 
-    Online rows of the views `ahead` may be newer than all offline rows. Those are left out here: what they ought to be
-    is known when their hour has been computed.
+    Online rows of the views `ahead` may be newer than all offline rows, up to an instant that is asked for after they
+    have been read. Those are left out here: what they ought to be is known when their hour has been computed.
     """
     import redis
 
@@ -229,33 +238,30 @@ def audit_store(
     try:
         for view in store.list_batch_feature_views():
             if view.online and view.entity_columns:
-                _audit_view(view, store.config, stock, redis_url, sample, report, may_be_ahead=view.name in ahead)
+                for keys in _audited_keys(view, store.config, redis_url, as_of, sample):
+                    _audit_keys(view, keys, store.config, stock, report, ahead.get(view.name, lambda: as_of))
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise ConnectionError(f"the audit cannot read Redis ({error}): start it (make up) and run it again") from error
     return report
 
 
-def _audit_view(
+def _audit_keys(
     view: FeatureView,
+    keys: list[dict[str, Any]],
     config: RepoConfig,
     stock: FeatureStore,
-    redis_url: str,
-    sample: int,
     report: AuditReport,
-    may_be_ahead: bool,
+    ahead_until: Callable[[], datetime],
 ) -> None:
-    keys = _sampled_keys(view, config, redis_url, report.as_of, sample)
     names = [item.name for item in view.features]
-    report.keys[view.name] = len(keys)
+    report.keys[view.name] = report.keys.get(view.name, 0) + len(keys)
     counts = {name: report.features.setdefault(f"{view.name}__{name}", FeatureCounts()) for name in names}
+    online = _online_rows(stock, view.name, names, keys) if keys else []
+    until = ahead_until()
+    known = [row.event is None or not report.as_of < row.event <= until for row in online]
+    keys, online = list(compress(keys, known)), list(compress(online, known))
     if not keys:
         return
-    online = _online_rows(stock, view.name, names, keys)
-    if may_be_ahead:
-        known = [row.event is None or row.event <= report.as_of for row in online]
-        keys, online = list(compress(keys, known)), list(compress(online, known))
-        if not keys:
-            return
     instants = [report.as_of if row.event is None else max(report.as_of, row.event) for row in online]
     offline = _offline_rows(view, names, keys, instants, config)
     for key, at, ours, theirs in zip(keys, instants, offline, online, strict=True):
@@ -368,9 +374,9 @@ def _offline_rows(
     return [Row(row["event"], {name: _plain(row[name]) for name in names}) for row in answers.iter_rows(named=True)]
 
 
-def _sampled_keys(
-    view: FeatureView, config: RepoConfig, redis_url: str, as_of: datetime, sample: int
-) -> list[dict[str, Any]]:
+def _audited_keys(
+    view: FeatureView, config: RepoConfig, redis_url: str, as_of: datetime, sample: int | None
+) -> Iterator[list[dict[str, Any]]]:
     """Keys with a row that should be served, and keys that Redis holds: either side may lack what the other has."""
     from feature_repo.stores.asof import recent_keys
     from feature_repo.stores.parquet import Period
@@ -379,30 +385,29 @@ def _sampled_keys(
     recent = recent_keys(view, Period(as_of - view.ttl if view.ttl else None, as_of), config)
     offline = []
     if recent is not None:
-        chosen = recent.with_columns(pl.struct(recent.columns).hash(seed).alias(_AT)).bottom_k(sample, by=_AT)
+        by_chance = recent.with_columns(pl.struct(recent.columns).hash(seed).alias(_AT))
+        chosen = by_chance.sort(_AT) if sample is None else by_chance.bottom_k(sample, by=_AT)
         offline = chosen.drop(_AT).to_dicts()
     held = _held_keys(view, config, redis_url, sample)
-    return list({tuple(sorted(key.items())): key for key in (*offline, *held)}.values())
+    keys = list({tuple(sorted(key.items())): key for key in (*offline, *held)}.values())
+    for start in range(0, max(len(keys), 1), KEYS_PER_BATCH):
+        yield keys[start : start + KEYS_PER_BATCH]
 
 
-def _held_keys(view: FeatureView, config: RepoConfig, redis_url: str, sample: int) -> list[dict[str, Any]]:
-    """Up to `sample` keys for which Redis has a row of this view."""
+def _held_keys(view: FeatureView, config: RepoConfig, redis_url: str, sample: int | None) -> list[dict[str, Any]]:
+    """Up to `sample` keys, or all, for which Redis has a row of this view."""
     import redis
-    from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key_prefix
+
+    from feature_repo.stores.held import decoded_key, held_keys
 
     keys: list[dict[str, Any]] = []
-    project = config.project.encode()
-    prefix = serialize_entity_key_prefix(view.join_keys)
     with redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=10) as client:
-        for raw in client.scan_iter(_glob_escaped(prefix) + b"*" + _glob_escaped(project), count=1000):
-            if client.hexists(raw, f"_ts:{view.name}"):
-                entity = deserialize_entity_key(raw[: -len(project)])
-                values = [getattr(value, str(value.WhichOneof("val"))) for value in entity.entity_values]
-                keys.append(dict(zip(entity.join_keys, values, strict=True)))
-            if len(keys) >= sample:
-                break
+        for part in held_keys(client, view.join_keys, config.project, HELD_PER_ROUND_TRIP):
+            with client.pipeline(transaction=False) as pipe:
+                for raw in part:
+                    pipe.hexists(raw, f"_ts:{view.name}")
+                has_row = pipe.execute()
+            keys += [decoded_key(raw, config.project) for raw in compress(part, has_row)]
+            if sample is not None and len(keys) >= sample:
+                return keys[:sample]
     return keys
-
-
-def _glob_escaped(raw: bytes) -> bytes:
-    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^-" else bytes([byte]) for byte in raw)

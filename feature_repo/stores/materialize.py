@@ -97,7 +97,7 @@ class LatestRowsEngine(LocalComputeEngine):
         return LocalMaterializationJob(job, MaterializationJobStatus.SUCCEEDED)
 
     def _materialize_in_bulk(self, view: FeatureView, period: Period, bar: Callable[[int], Any] | None) -> None:
-        source, store = _source(view, period, self.repo_config), self.online_store
+        source, store = source_of(view, period, self.repo_config), self.online_store
         assert isinstance(store, LatestWinsRedisOnlineStore)
         size = self.repo_config.online_store.rows_per_round_trip
         keys = [field.name for field in view.entity_columns if field.name != DUMMY_ENTITY_ID]
@@ -106,7 +106,7 @@ class LatestRowsEngine(LocalComputeEngine):
             for rows in newest(batches(source, period, advance), keys, self.options.rows_in_memory):
                 found += rows.height
                 with _progress(bar, rows.height, "keys written") as wrote:
-                    encoded = (_encoded(chunk, view, self.repo_config) for chunk in rows.iter_slices(size))
+                    encoded = (encoded_rows(chunk, view, self.repo_config) for chunk in rows.iter_slices(size))
                     written += store.write_encoded(self.repo_config, view, encoded, wrote)
         logger.info("%s: %d rows read, %d keys found, %d written", view.name, total, found, written)
 
@@ -133,7 +133,7 @@ def bring_online(rows: pl.DataFrame, view: FeatureView, store: FeatureStore) -> 
     assert origin is not None
     named = rows.rename({origin.timestamp_field: EVENT, str(origin.created_timestamp_column): CREATED})
     slices = named.iter_slices(config.online_store.rows_per_round_trip)
-    return online.write_encoded(config, view, (_encoded(part, view, config) for part in slices))
+    return online.write_encoded(config, view, (encoded_rows(part, view, config) for part in slices))
 
 
 def _why_not_in_bulk(view: FeatureView, config: RepoConfig, online_store: Any) -> str | None:
@@ -162,7 +162,8 @@ def _is_local_parquet(source: FileSource) -> bool:
     return is_parquet and "://" not in source.path.removeprefix("file://")
 
 
-def _source(view: FeatureView, period: Period, config: RepoConfig) -> Source:
+def source_of(view: FeatureView, period: Period, config: RepoConfig) -> Source:
+    """The files of a view that may hold rows of a period, and which of their columns are what."""
     origin = view.batch_source
     assert isinstance(origin, FileSource)
     column_of = {new: old for old, new in origin.field_mapping.items()}
@@ -178,7 +179,8 @@ def _source(view: FeatureView, period: Period, config: RepoConfig) -> Source:
     )
 
 
-def _encoded(rows: pl.DataFrame, view: FeatureView, config: RepoConfig) -> EncodedRows:
+def encoded_rows(rows: pl.DataFrame, view: FeatureView, config: RepoConfig) -> EncodedRows:
+    """Rows of a view, with `EVENT` and `CREATED`, as Redis keeps them."""
     columns = {name: rows[name].to_arrow(compat_level=pl.CompatLevel.oldest()) for name in rows.columns}
     columns[DUMMY_ENTITY_ID] = pa.array([DUMMY_ENTITY_VAL] * rows.height, pa.string())
     kinds = {field.name: field.dtype.to_value_type() for field in [*view.entity_columns, *view.features]}

@@ -7,25 +7,43 @@ be silently wrong; with the covered stretch on record the next run refuses, and 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
 from config import Settings
+from feature_repo.orders.landing import read_watermark
 from feature_repo.orders.schema import orders_table
-from feature_repo.window import DAY, Window, as_utc, floor_hour
+from feature_repo.transforms.replaced import note_replaced
+from feature_repo.transforms.tables import EVENT_TIME, TILE_START
+from feature_repo.window import DAY, HOUR, Window, as_utc, floor_hour
 
+logger = logging.getLogger(__name__)
+
+_MICROSECOND = timedelta(microseconds=1)
 CHUNK = 15 * DAY
 """A backfill's memory is that of this much time, whatever the length of the whole."""
 
 
 class HistoryMissing(RuntimeError):
     """Hours before the window have not been computed, or no longer count; the message says which to run first."""
+
+
+class CoverageLost(HistoryMissing):
+    """Tables have rows, and the record of which hours count is missing or damaged; the message says what to run.
+
+    `known` is the stretch of time that the rows are of; None when there are none.
+    """
+
+    def __init__(self, message: str, known: Window | None) -> None:
+        super().__init__(message)
+        self.known = known
 
 
 class HistoryChanged(RuntimeError):
@@ -59,16 +77,45 @@ def chunks(window: Window) -> Iterator[Window]:
 
 
 def read_coverage(settings: Settings) -> Coverage | None:
-    """What has been computed; None when nothing has."""
+    """What has been computed; None when nothing has.
+
+    Raises
+    ------
+    CoverageLost
+        The record is damaged; or it is missing, although tables have rows.
+    """
     path = _file(settings)
-    if not path.exists():
-        return None
     try:
         content = json.loads(path.read_text())
         rewritten = tuple(as_utc(hour) for hour in content["rewritten"])
         return Coverage(as_utc(content["start"]), as_utc(content["until"]), rewritten)
+    except FileNotFoundError:
+        if known := _known_rows(settings):
+            raise _lost(path, "missing, although tables have rows", known) from None
+        return None
     except (ValueError, KeyError, TypeError) as error:
-        raise HistoryMissing(f"{path} is damaged ({error!r}): delete it and backfill all hours again") from error
+        raise _lost(path, f"damaged ({error!r})", _known_rows(settings)) from error
+
+
+def begin_anew(window: Window, settings: Settings) -> None:
+    """Where the record is lost and a window begins before all rows, let it be the first one that counts.
+
+    Raises
+    ------
+    CoverageLost
+        There are rows before the window.
+    """
+    from feature_repo.transforms.views import TRANSFORMS
+
+    try:
+        read_coverage(settings)
+    except CoverageLost as error:
+        if error.known is not None and error.known.start < window.start:
+            raise
+        logger.warning("%s; beginning anew with %s", error, window)
+        if error.known is not None:
+            note_replaced(TRANSFORMS, error.known.end, settings)
+        write_coverage(Coverage(window.start, window.start), settings)
 
 
 def write_coverage(coverage: Coverage, settings: Settings) -> None:
@@ -84,6 +131,20 @@ def write_coverage(coverage: Coverage, settings: Settings) -> None:
     with os.fdopen(handle, "w") as file:
         json.dump(content, file)
     Path(name).replace(path)
+
+
+def covered_hours(settings: Settings) -> Window:
+    """The hours that have been computed.
+
+    Raises
+    ------
+    HistoryMissing
+        None have.
+    """
+    coverage = read_coverage(settings)
+    if coverage is None or coverage.start >= coverage.until:
+        raise HistoryMissing("nothing has been computed yet: `python -m feature_repo backfill START END` computes all")
+    return Window(coverage.start, coverage.until)
 
 
 def require_history(window: Window, settings: Settings) -> Coverage | None:
@@ -114,6 +175,72 @@ def _advice(problem: str, start: datetime, end: datetime) -> str:
         f"{problem}: run `python -m feature_repo backfill {start.isoformat()} {end.isoformat()}` first, or a window "
         "that begins there"
     )
+
+
+def landed_since(settings: Settings) -> datetime | None:
+    """The first hour of which orders have landed or are in the lake; None without any."""
+    watermark, known = read_watermark(settings), _first_known(settings)
+    begins = [floor_hour(watermark.started_at)] if watermark else []
+    return min([*begins, *([known] if known else [])], default=None)
+
+
+def not_computed_before(window: Window, settings: Settings) -> Window | None:
+    """The hours before a window that have orders, or follow on computed ones, and that no run has computed.
+
+    That nothing is on record does not mean that nothing is missing: then it is all that has landed.
+    """
+    coverage = read_coverage(settings)
+    begin = coverage.until if coverage else landed_since(settings)
+    return Window(begin, window.start) if begin is not None and begin < window.start else None
+
+
+def left_out(settings: Settings) -> str | None:
+    """What has landed before the first computed hour, in words: somebody chose to begin there, or did not know."""
+    coverage, begin = read_coverage(settings), landed_since(settings)
+    if coverage is None or begin is None or coverage.start <= begin:
+        return None
+    return (
+        f"features begin at {coverage.start.isoformat()}, although orders have landed since {begin.isoformat()}: the "
+        f"hours before are not in them. `python -m feature_repo backfill {begin.isoformat()} "
+        f"{coverage.until.isoformat()}` computes them"
+    )
+
+
+def _lost(path: Path, what: str, known: Window | None) -> CoverageLost:
+    if known is None:
+        return CoverageLost(f"{path} is {what}: delete it; nothing has been computed yet", None)
+    return CoverageLost(
+        f"{path} is {what}, so nobody knows which hours of {known} are complete: restore it together with the tables, "
+        f"or run `python -m feature_repo backfill {known.start.isoformat()} {known.end.isoformat()}`, which computes "
+        "them all again",
+        known,
+    )
+
+
+def _known_rows(settings: Settings) -> Window | None:
+    """The hours that tiles and feature rows are of; None when there are none."""
+    spans = [
+        (file, column, earlier)
+        for files, column, earlier in (
+            (settings.tiles.glob("[!_]*/day=*/rows.parquet"), TILE_START, timedelta()),
+            (settings.features.glob("[!_]*/day=*/rows.parquet"), EVENT_TIME, _MICROSECOND),
+        )
+        for file in files
+    ]
+    bounds = [
+        pl.scan_parquet(file, hive_partitioning=False)
+        .select(first=pl.col(column).min(), last=pl.col(column).max())
+        .collect()
+        .row(0)
+        for file, column, _ in spans
+    ]
+    hours = [
+        floor_hour(instant - earlier)
+        for bound, (_, _, earlier) in zip(bounds, spans, strict=True)
+        for instant in bound
+        if instant is not None
+    ]
+    return Window(min(hours), max(hours) + HOUR) if hours else None
 
 
 def _first_known(settings: Settings) -> datetime | None:

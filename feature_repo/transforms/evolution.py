@@ -28,8 +28,9 @@ from config import Settings
 from feature_repo.lake import PartitionedTable
 from feature_repo.orders.landing import write_atomically
 from feature_repo.transforms import compute, versions
-from feature_repo.transforms.coverage import HistoryMissing, chunks, read_coverage
+from feature_repo.transforms.coverage import HistoryMissing, chunks, covered_hours
 from feature_repo.transforms.engine import engine
+from feature_repo.transforms.replaced import note_replaced
 from feature_repo.transforms.spec import NOW, Feature, Partial, Running, ViewTransform
 from feature_repo.transforms.tables import CREATED, EVENT_TIME, TILE_START, feature_table, row_window, tile_table
 from feature_repo.transforms.views import TRANSFORMS
@@ -78,7 +79,7 @@ def settle(settings: Settings) -> None:
             continue
         logger.warning("%s no longer defines %s: its tables are written without", view, ", ".join(gone))
         kept = {name: found for name, found in record.features.items() if name not in gone}
-        _make_columns(transform, [], _covered(settings).start, settings, _accept, _silent)
+        _make_columns(transform, [], covered_hours(settings).start, settings, _accept, _silent)
         _replace(versions.Record(view, _next_build(view, settings), record.rows, kept), settings)
         _keep_state(transform, settings)
 
@@ -100,7 +101,7 @@ def rebuild(view: str, settings: Settings, check: Check, progress: Progress) -> 
     """
     transform = _transform(view)
     _end_replacement(view, settings)
-    covered, beside = _covered(settings), _begin(view, settings)
+    covered, beside = covered_hours(settings), _begin(view, settings)
     counts = {"tiles": 0, "rows": 0}
     for chunk in chunks(covered):
         tiles = compute.compute_tiles(chunk, settings, {view: transform})
@@ -149,7 +150,7 @@ def backfill_features(
     if unknown := sorted(set(names) - set(transform.features)):
         raise KeyError(f"{view} has no features {unknown}, but {list(transform.features)}")
     _end_replacement(view, settings)
-    covered = _covered(settings)
+    covered = covered_hours(settings)
     start = start or covered.start
     if not covered.start <= start < covered.end:
         raise HistoryMissing(f"{start.isoformat()} is not within the computed hours {covered}: backfill those first")
@@ -203,7 +204,7 @@ def _make_tiles(transform: ViewTransform, old: ViewTransform, settings: Settings
     whole_tile = [transform.key, TILE_START]
     kept = [partial.column for partial in old.partials]
     only = replace(old, features={p.column: Feature("int64", (Running(p, None),), lambda n: n) for p in missing})
-    for chunk in chunks(_covered(settings)):
+    for chunk in chunks(covered_hours(settings)):
         tiles = stored.read(chunk).select(*whole_tile, *kept)
         if missing:
             added = compute.compute_tiles(chunk, settings, {only.view: only})[only.view]
@@ -221,7 +222,7 @@ def _merged_rows(
     their windows then, so they still have their values of the row before; except those that use the row's instant,
     which are computed there. A key without a row before has the values of an entity without tiles.
     """
-    stored, covered = _stored(feature_table(transform, settings)), _covered(settings)
+    stored, covered = _stored(feature_table(transform, settings)), covered_hours(settings)
     schema, kept = feature_table(transform, beside).schema, list(old.features)
     timed = [name for name in kept if NOW in old.features[name].uses]
     new = [name for name in transform.features if name not in kept]
@@ -304,13 +305,6 @@ def _transform(view: str) -> ViewTransform:
     return TRANSFORMS[view]
 
 
-def _covered(settings: Settings) -> Window:
-    coverage = read_coverage(settings)
-    if coverage is None or coverage.start >= coverage.until:
-        raise HistoryMissing("nothing has been computed yet: `python -m feature_repo backfill START END` computes all")
-    return Window(coverage.start, coverage.until)
-
-
 def _cut_at(start: datetime, covered: Window) -> Iterator[Window]:
     if covered.start < start:
         yield from chunks(Window(covered.start, start))
@@ -318,7 +312,7 @@ def _cut_at(start: datetime, covered: Window) -> Iterator[Window]:
 
 
 def _keep_state(transform: ViewTransform, settings: Settings) -> None:
-    compute.keep_states(_covered(settings), settings, {transform.view: transform})
+    compute.keep_states(covered_hours(settings), settings, {transform.view: transform})
 
 
 def _accept(_view: str, _rows: pl.DataFrame, _window: Window, _settings: Settings) -> None:
@@ -358,6 +352,7 @@ def _next_build(view: str, settings: Settings) -> int:
 def _replace(record: versions.Record, settings: Settings) -> Path:
     """Put the finished tables beside in the place of the view's; returns where the old ones are."""
     beside = _beside(record.view, settings)
+    note_replaced([record.view], covered_hours(settings).end, settings)
     versions.write_record(record, beside)
     write_atomically(beside.data_dir / READY, json.dumps({"build": record.build}))
     kept = _end_replacement(record.view, settings)

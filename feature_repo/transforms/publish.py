@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from config import Settings
+from feature_repo.lake import CorruptPartition
 from feature_repo.transforms.compute import forget_states, keep_states
 from feature_repo.transforms.coverage import (
     Coverage,
@@ -20,6 +21,7 @@ from feature_repo.transforms.coverage import (
     require_history,
     write_coverage,
 )
+from feature_repo.transforms.replaced import note_replaced
 from feature_repo.transforms.tables import feature_table, row_window, tile_table
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import Window
@@ -61,7 +63,11 @@ def publish(
     if before is not None and any(hour < window.start for hour in before.rewritten[rewrites_seen:]):
         raise HistoryChanged(f"earlier tiles changed since the rows of {window} were computed: compute them again")
     changes = before is not None and _changes(window, before, tiles, settings)
-    if before is not None and changes:
+    _note_replaced(window, before, changes, rows, settings)
+    if before is None:
+        # From here on there are rows, and a record that says that they do not count yet.
+        write_coverage(Coverage(window.start, window.start), settings)
+    elif changes:
         shorter = Coverage(
             before.start, max(before.start, min(before.until, window.start)), (*before.rewritten, window.start)
         )
@@ -97,6 +103,26 @@ def _changes(window: Window, before: Coverage, tiles: Mapping[str, pl.DataFrame]
         if not table.read(known).equals(new):
             return True
     return False
+
+
+def _note_replaced(
+    window: Window, before: Coverage | None, changes: bool, rows: Mapping[str, pl.DataFrame], settings: Settings
+) -> None:
+    """Note the views of which rows that may be online are about to go, or do not follow from the tiles any longer."""
+    views = [view for view in TRANSFORMS if changes or _loses_rows(view, window, rows, settings)]
+    note_replaced(views, before.until if before else window.end, settings)
+
+
+def _loses_rows(view: str, window: Window, rows: Mapping[str, pl.DataFrame], settings: Settings) -> bool:
+    """Whether the window has a row that is not, bit by bit, among those that will be in its place."""
+    span, table = row_window(window, TRANSFORMS[view]), feature_table(TRANSFORMS[view], settings)
+    if not table.files(span):
+        return False
+    try:
+        old = table.read(span)
+    except CorruptPartition:
+        return True
+    return old.height > 0 and not old.join(rows[view], on=old.columns, how="anti", nulls_equal=True).is_empty()
 
 
 def _after(window: Window, before: Coverage | None, changes: bool) -> Coverage:

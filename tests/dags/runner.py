@@ -23,7 +23,8 @@ class Scenario:
     """One run of a DAG.
 
     `results` maps "module:function" to what its stand-in returns ({"raise": message} to fail); functions that are not
-    named run for real. `coverage` is the instant up to which features have been computed, if any have.
+    named run for real. `coverage` is the instant up to which features have been computed, if any have; `landed`, since
+    when orders have landed.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Scenario:
     run_after: str = "2026-05-02T03:30:00+00:00"
     conf: dict[str, Any] = field(default_factory=dict)
     coverage: str | None = None
+    landed: str | None = None
 
 
 def stand_in(target: str, result: Any, calls: list[list[str]]) -> None:
@@ -66,6 +68,15 @@ def cover(until: str) -> None:
     write_coverage(Coverage(end - HOUR, end), get_settings())
 
 
+def land(since: str) -> None:
+    """Note that orders have landed since an instant, and go on."""
+    from config import get_settings
+    from feature_repo.orders.landing import Watermark, write_watermark
+
+    end = datetime.fromisoformat("2027-01-01T00:00+00:00")
+    write_watermark(get_settings(), Watermark(end, "test", datetime.fromisoformat(since)))
+
+
 def run(scenario: Scenario, bag: Any) -> dict[str, Any]:
     """Run one scenario."""
     from plugins import notifier
@@ -75,6 +86,8 @@ def run(scenario: Scenario, bag: Any) -> dict[str, Any]:
     alerts.unlink(missing_ok=True)
     for target, result in scenario.results.items():
         stand_in(target, result, calls)
+    if scenario.landed:
+        land(scenario.landed)
     if scenario.coverage:
         cover(scenario.coverage)
     dag, earlier = bag.dags[scenario.dag], len(asset_events())

@@ -40,9 +40,16 @@ MONITORING = {
 FAILED_GATE = {"name": "validation_mae", "passed": False, "reason": "9.1 is above 8.0"}
 
 
-def feature(name: str, coverage: str | None = None, **changes: Any) -> Scenario:
-    results = {f"feature_repo.pipeline:{function}": result for function, result in {**FEATURES, **changes}.items()}
-    return Scenario(name, "feature_pipeline", results, coverage=coverage)
+COMPUTED = "2026-05-02T02:00+00:00"
+
+
+def feature(name: str, coverage: str | None = COMPUTED, landed: str | None = None, **changes: Any) -> Scenario:
+    modules = {"_fill": "feature_repo.pipeline.runs"}  # which `close_gap`, that runs for real, calls
+    results = {
+        f"{modules.get(function, 'feature_repo.pipeline')}:{function}": result
+        for function, result in {**FEATURES, **changes}.items()
+    }
+    return Scenario(name, "feature_pipeline", results, coverage=coverage, landed=landed)
 
 
 def live(name: str, **changes: Any) -> Scenario:
@@ -50,26 +57,38 @@ def live(name: str, **changes: Any) -> Scenario:
     return Scenario(name, "live_features", {f"feature_repo.live:{name}": result for name, result in results.items()})
 
 
+def first_day(name: str, dag: str) -> Scenario:
+    """A run of an installation in which nothing has landed; nothing is a stand-in."""
+    return Scenario(f"first day: {name}", dag)
+
+
 def training(name: str, logical_date: str | None = "2026-05-02T03:30:00+00:00", **changes: Any) -> Scenario:
     results = {f"training.pipeline:{function}": result for function, result in {**TRAINING, **changes}.items()}
-    return Scenario(name, "training_pipeline", results, logical_date)
+    return Scenario(name, "training_pipeline", results, logical_date, coverage=COMPUTED)
 
 
 def monitoring(name: str, action: str, reason: str) -> Scenario:
     changed = {**MONITORING, "verdict": {"action": action, "reasons": [reason], "window": "[w)"}}
     results = {f"monitoring.pipeline:{function}": result for function, result in changed.items()}
-    return Scenario(name, "monitoring", results)
+    return Scenario(name, "monitoring", results, coverage=COMPUTED)
 
 
 SCENARIOS = [
+    # The first ones: the others note in the same data directory what has landed and been computed.
+    first_day("features", "feature_pipeline"),
+    first_day("training", "training_pipeline"),
+    first_day("scoring", "batch_scoring"),
+    first_day("monitoring", "monitoring"),
+    feature("first day: orders land from now on", coverage=None, landed="2026-05-02T03:10+00:00"),
+    feature("first day: a history has landed", coverage=None, landed="2026-01-02T10:20+00:00", _fill={"rows": 1}),
     feature("features: good"),
     feature("features: batch refused", validate_orders={"stopped": True, "failures": [WARNED, REFUSED]}),
     feature("features: warned", validate_orders={"stopped": False, "failures": [WARNED]}),
     feature("features: invalid", validate_features={"stopped": True, "failures": [INVALID]}),
     feature("features: stores differ", audit_online={"passed": False, "reasons": ["driver_stats: 3 mismatched"]}),
     feature("features: lake broken", accept_orders={"raise": "disk is full"}),
-    feature("features: after downtime", coverage="2026-05-01T20:00+00:00", backfill={"rows": 1}),
-    feature("features: gap refused", coverage="2026-05-01T20:00+00:00", backfill={"raise": "the orders were refused"}),
+    feature("features: after downtime", coverage="2026-05-01T20:00+00:00", _fill={"rows": 1}),
+    feature("features: gap refused", coverage="2026-05-01T20:00+00:00", _fill={"raise": "the orders were refused"}),
     live("live: good"),
     live("live: nothing to do", why_not="no hour has been computed yet"),
     live("live: failed", follow={"raise": "Redis does not answer"}),
@@ -80,8 +99,13 @@ SCENARIOS = [
     monitoring("monitoring: nothing", "none", "all checks passed"),
     monitoring("monitoring: alert", "alert", "not enough data: 0 predictions"),
     monitoring("monitoring: retrain", "retrain", "prediction has drifted"),
-    Scenario("scoring: good", "batch_scoring", {"serving.batch:score": {"rows": 5}}),
-    Scenario("scoring: no champion", "batch_scoring", {"serving.batch:score": {"raise": "no champion: make train"}}),
+    Scenario("scoring: good", "batch_scoring", {"serving.batch:score": {"rows": 5}}, coverage=COMPUTED),
+    Scenario(
+        "scoring: no champion",
+        "batch_scoring",
+        {"serving.batch:score": {"raise": "no champion: make train"}},
+        coverage=COMPUTED,
+    ),
 ]
 
 
@@ -140,7 +164,7 @@ def test_a_warning_is_told_and_the_run_goes_on(results) -> None:
 def test_hours_that_no_run_has_computed_are_filled_first_and_told(results) -> None:
     result = results["features: after downtime"]
     assert result["state"] == "success"
-    assert result["calls"][0] == ["backfill", "[2026-05-01 20:00, 2026-05-02 02:00) UTC"]
+    assert result["calls"][0] == ["_fill", "[2026-05-01 20:00, 2026-05-02 02:00) UTC"]
     assert called(result)[1] == "ingest_orders"
     assert only_alert(result)["severity"] == "info"
     assert "filled a gap: [2026-05-01 20:00" in only_alert(result)["title"]
@@ -148,8 +172,24 @@ def test_hours_that_no_run_has_computed_are_filled_first_and_told(results) -> No
 
 def test_a_gap_that_cannot_be_filled_ends_red_before_anything_is_read(results) -> None:
     result = results["features: gap refused"]
-    assert (result["state"], called(result)) == ("failed", ["backfill"])
+    assert (result["state"], called(result)) == ("failed", ["_fill"])
     assert "the orders were refused" in result["alerts"][-1]["body"]
+
+
+@pytest.mark.parametrize("name", ["features", "training", "scoring", "monitoring", "orders land from now on"])
+def test_before_there_is_anything_runs_are_skipped_and_nobody_is_alarmed(results, name: str) -> None:
+    result = results[f"first day: {name}"]
+    assert result["state"] == "success"
+    assert set(result["tasks"].values()) == {"skipped"}
+    assert (result["alerts"], result["assets"], result["calls"]) == ([], [], [])
+
+
+def test_the_first_hour_of_an_installation_computes_all_that_has_landed_and_tells(results) -> None:
+    result = results["first day: a history has landed"]
+    assert result["state"] == "success"
+    assert result["calls"][0] == ["_fill", "[2026-01-02 10:00, 2026-05-02 02:00) UTC"]
+    assert called(result)[1] == "ingest_orders"
+    assert "filled a gap: [2026-01-02 10:00" in only_alert(result)["title"]
 
 
 def test_features_outside_of_their_definitions_are_not_published(results) -> None:

@@ -85,3 +85,50 @@ def test_up_says_which_port_is_taken_and_leaves_nothing_running(
         assert cli.main(["up"]) == 1
     assert "ETA_MLFLOW_PORT=<port>" in capsys.readouterr().err
     assert not redis_service(own_settings).is_running()
+
+
+def test_up_registers_the_features_and_says_what_comes_next(
+    own_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sqlite3
+
+    from stack.services import redis_service
+
+    monkeypatch.setattr(cli, "wanted_services", lambda settings: [redis_service(settings)])
+    assert cli.main(["up"]) == 0
+    told = capsys.readouterr().out
+    assert "features: registered" in told
+    assert "feature_pipeline computes those of all that" in told
+    with sqlite3.connect(own_settings.data_dir / "feast" / "registry.db") as registry:
+        (views,) = registry.execute("SELECT count(*) FROM feature_views").fetchone()
+    assert views > 0
+    assert cli.main(["down"]) == 0
+
+
+def test_up_says_why_the_features_could_not_be_registered(
+    own_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "wanted_services", lambda _: [])
+    monkeypatch.setenv("ETA_FEAST_REGISTRY_URL", "sqlite:////nowhere/at/all/registry.db")
+    get_settings.cache_clear()
+    assert cli.main(["up"]) == 1
+    told = capsys.readouterr().err
+    assert "the features could not be registered" in told
+    assert "make apply" in told
+
+
+def test_status_tells_of_a_history_that_was_left_out(own_settings: Settings) -> None:
+    from datetime import UTC, datetime
+
+    from feature_repo.orders.landing import Watermark, write_watermark
+    from feature_repo.transforms.coverage import Coverage, write_coverage
+    from feature_repo.window import DAY
+
+    assert cli._notes(own_settings) == [cli.NOTHING_YET]
+    day = datetime(2026, 5, 1, tzinfo=UTC)
+    write_watermark(own_settings, Watermark(day + DAY, "test", day - 9 * DAY))
+    write_coverage(Coverage(day, day + DAY), own_settings)
+    (note,) = cli._notes(own_settings)
+    assert "orders have landed since 2026-04-22" in note
+    (own_settings.tiles / "_coverage.json").write_text("{")
+    assert "is damaged" in cli._notes(own_settings)[0]

@@ -11,7 +11,10 @@ from pathlib import Path
 from config.settings import ROOT
 from tests.feature_repo.stores.helpers import NOON, history, write
 
-LIFTED = ("asof", "join", "parquet", "latest", "encoding", "materialize", "redis_online")
+LIFTED = (
+    "asof", "history", "retrieval", "join", "parquet", "latest", "encoding", "materialize",
+    "redis_online", "redis_write", "redis_client",
+)  # fmt: skip
 """The files that docs/stores.md says to copy."""
 
 CONFIGURATION = """

@@ -17,6 +17,7 @@ import pytest
 from config import Settings
 from config.settings import ROOT
 from feature_repo import pipeline
+from feature_repo.pipeline import evolve
 from feature_repo.transforms import compute, facts, versions
 from feature_repo.transforms.measures import DECLINED, DELIVERY_MINUTES, ORDER_VALUE, PLACED
 from feature_repo.transforms.spec import Feature, Measure, ViewTransform, count, mean, share
@@ -234,7 +235,7 @@ def test_a_record_that_is_damaged_or_missing_is_refused_and_mended_by_a_rebuild(
     with pytest.raises(DefinitionChanged, match=message) as caught:
         pipeline.compute_features(window, settings)
     assert "rebuild zone_stats" in str(caught.value)
-    monkeypatch.setattr(pipeline, "_require_valid", lambda *_: None)
+    monkeypatch.setattr(evolve, "_require_valid", lambda *_: None)
     pipeline.rebuild("zone_stats", settings)
     run(Window(window.end, window.end + HOUR), settings)
     table = feature_table(TRANSFORMS["zone_stats"], settings)
