@@ -14,6 +14,7 @@ from enum import Enum
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 LONGEST_ROW = 2_000_000
 """Signs in a row with line ends in it; a quote that is not closed by then never will be."""
@@ -33,9 +34,8 @@ class Kind(Enum):
     BROKEN = "broken"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A row, or a line that is none.
+class Line(NamedTuple):
+    """A row, or a line that is none: a tuple, because there are as many as the file has lines.
 
     Attributes
     ----------
