@@ -107,22 +107,20 @@ def judge(connection: duckdb.DuckDBPyConnection, now: datetime | None, aside: st
     aside : str
         SQL of the versions that are refused because they lie apart from all others.
     """
-    connection.execute(f"CREATE TABLE judged AS {judged(now, aside)}")
+    connection.execute(f"CREATE TABLE versions AS {judged(now, aside)}")
     connection.execute("DROP TABLE typed")
-    connection.execute(f"CREATE TABLE refused_rows ({ROW} BIGINT, source_row VARCHAR)")
-    for_each_part(connection, lambda view: _add_refused_rows(connection, view))
-    connection.execute(f"""
-        CREATE TABLE versions AS SELECT judged.* EXCLUDE ({ROW}), source_row
-        FROM judged LEFT JOIN refused_rows ON judged.{ROW} = refused_rows.{ROW} AND refused_rule IS NOT NULL""")
-    connection.execute("DROP TABLE judged")
+    connection.execute("ALTER TABLE versions ADD COLUMN source_row VARCHAR")
+    for_each_part(connection, lambda view: _keep_refused_rows(connection, view))
 
 
-def _add_refused_rows(connection: duckdb.DuckDBPyConnection, view: str) -> None:
+def _keep_refused_rows(connection: duckdb.DuckDBPyConnection, view: str) -> None:
     columns = ", ".join(quoted(name) for name in source_columns(connection))
     connection.execute(f"""
-        INSERT INTO refused_rows SELECT {ROW}, CAST(to_json(row_of) AS VARCHAR) FROM (
-            SELECT {ROW}, struct_pack({columns}) AS row_of FROM {view}
-            WHERE {ROW} IN (SELECT {ROW} FROM judged WHERE refused_rule IS NOT NULL))""")
+        UPDATE versions SET source_row = kept.row_text FROM (
+            SELECT {ROW}, CAST(to_json(row_of) AS VARCHAR) AS row_text FROM (
+                SELECT {ROW}, struct_pack({columns}) AS row_of FROM {view}
+                WHERE {ROW} IN (SELECT {ROW} FROM versions WHERE refused_rule IS NOT NULL))
+        ) AS kept WHERE versions.{ROW} = kept.{ROW} AND refused_rule IS NOT NULL""")
 
 
 def count_filtered(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> int:
