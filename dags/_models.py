@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from config import get_settings
 from dags._defaults import RETRAIN, dag_arguments, run_as_of, skip_on_first_day
+from dags._params import AS_OF
 from plugins.notifier import AlertNotifier
 
 MAIN_MODEL = "delivery_time"
@@ -34,7 +35,7 @@ def model_dag_arguments(model: str, doc: str | None) -> dict[str, Any]:
     Monitoring watches the main model and asks for its training. The others begin paused: not every history is long
     enough for them, and a run that is red every night tells nobody anything.
     """
-    arguments = dag_arguments("0 2 * * *", timedelta(hours=2), doc, tags=["training"])
+    arguments = dag_arguments("0 2 * * *", timedelta(hours=2), doc, tags=["training"], params=[AS_OF])
     if model != MAIN_MODEL:
         return arguments | {"dag_id": f"training_{model}", "is_paused_upon_creation": True}
     schedule = AssetOrTimeSchedule(timetable=arguments["schedule"], assets=[RETRAIN])

@@ -24,12 +24,13 @@ from __future__ import annotations
 from airflow.sdk import dag, task
 
 from config import get_settings
-from dags._defaults import FEATURES, WINDOW_PARAMS, dag_arguments, refuse, run_window, skip, tell, window_step
+from dags._defaults import FEATURES, dag_arguments, refuse, run_window, skip, tell, window_step
+from dags._params import WINDOW
 
 PIPELINE = "feature_repo.pipeline"
 
 
-@dag(**dag_arguments("0 * * * *", get_settings().publication_delay, __doc__, tags=["features"]), params=WINDOW_PARAMS)
+@dag(**dag_arguments("0 * * * *", get_settings().publication_delay, __doc__, tags=["features"], params=WINDOW))
 def feature_pipeline():
     @task
     def fill_gap(**context) -> dict:
@@ -45,8 +46,9 @@ def feature_pipeline():
         except (CoverageLost, DefinitionChanged, RuleError) as error:
             refuse(str(window), {"reasons": [str(error)]})
         if filled:
-            reasons = ["no run had computed these hours"]
-            tell(f"feature_pipeline filled a gap: {filled['gap']}", "info", reasons, context)
+            tell(
+                f"feature_pipeline filled a gap: {filled['gap']}", "info", ["no run had computed these hours"], context
+            )
         return filled
 
     @task.branch

@@ -33,5 +33,5 @@ def test_only_errors_that_may_pass_are_tried_again(settings, monkeypatch, error,
     monkeypatch.setattr("training.pipeline.build_dataset", fail)
     step = model_step("delivery_time", "build_dataset").function
     with pytest.raises(type(error) if tried_again else AirflowFailException) as caught:
-        step(data_interval_end=END)
+        step(data_interval_end=END, params={})
     assert str(error) in str(caught.value)
