@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLBranchOperator
 from airflow.sdk import AssetOrTimeSchedule, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from config import get_settings
 from dags._defaults import RETRAIN, dag_arguments, run_as_of, skip_on_first_day
@@ -46,6 +46,7 @@ def model_step(model: str, function: str) -> Callable[[], Any]:
     """A task that calls `training.pipeline.<function>(as_of, settings, spec)` and returns its small result.
 
     An error that a repetition cannot mend (no orders, a damaged file) fails at once: retries would hold up the next.
+    A model that the source cannot have is skipped, with all that comes after.
     """
 
     @task(task_id=function)
@@ -56,6 +57,8 @@ def model_step(model: str, function: str) -> Callable[[], Any]:
         spec = import_module("training.models").get_spec(model, get_settings())
         try:
             return getattr(import_module("training.pipeline"), function)(run_as_of(context), get_settings(), spec)
+        except errors.SourceLacks as error:
+            raise AirflowSkipException(str(error)) from error
         except errors.TrainingError as error:
             if error.transient:
                 raise

@@ -158,8 +158,8 @@ def _status(before: pl.Series, now: pl.Series) -> Status:
 
 
 def _is_one_value(values: pl.Series) -> bool:
-    low, high = values.min(), values.max()
-    return bool(high - low <= SAME_TO * max(abs(low), abs(high)))  # type: ignore[operator, arg-type]
+    found = values.to_numpy()
+    return bool(found.max() - found.min() <= SAME_TO * abs(found).max())
 
 
 def _method(before: pl.Series) -> str:

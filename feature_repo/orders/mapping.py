@@ -20,6 +20,7 @@ import polars as pl
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP
+from feature_repo.orders.columns import mapping_record
 from feature_repo.orders.conversion import convert, count_filtered
 from feature_repo.orders.landing import Watermark, read_watermark, write_atomically, write_watermark
 from feature_repo.orders.mapping_file import Mapping, MappingError, load_mapping
@@ -150,7 +151,8 @@ def bring_in(orders: str, mapping: Path, settings: Settings, now: datetime | Non
         _place_refused(connection, span)
         written = _write_days(connection, plan, settings, earlier)
         watermark = _advance(earlier, plan, span)
-        write_atomically(_mapping_record(settings), json.dumps({"name": plan.name, "hash": _plan_hash(plan)}) + "\n")
+        record = {"name": plan.name, "hash": _plan_hash(plan), "columns": plan.mapped}
+        write_atomically(mapping_record(settings), json.dumps(record) + "\n")
         write_watermark(settings, watermark)
         return IngestReport(
             mapping=plan.name,
@@ -207,10 +209,6 @@ def _scratch(settings: Settings, plan: Mapping) -> Iterator[duckdb.DuckDBPyConne
         yield connection
 
 
-def _mapping_record(settings: Settings) -> Path:
-    return settings.landing_orders / "_mapping.json"
-
-
 def _plan_hash(plan: Mapping) -> str:
     """Identifies what the mapping makes of a row; where rows are read from does not matter."""
     meaning = plan.model_dump(mode="json", include={"columns", "time", "where", "versions"})
@@ -232,7 +230,7 @@ def _require_own_landing(plan: Mapping, settings: Settings) -> Watermark | None:
             f"{foreign} lies in the landing folder without a watermark: another source is writing there, or was "
             f"interrupted; {other}"
         )
-    record = _mapping_record(settings)
+    record = mapping_record(settings)
     if record.exists() and json.loads(record.read_text())["hash"] != _plan_hash(plan):
         raise MappingError(
             f"the mapping {plan.name!r} has changed since orders were landed in {settings.landing_orders}; the same "

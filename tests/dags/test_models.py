@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from training.errors import ChampionMoved, EmptyPopulation, RegistryUnavailable, TrainingError
+from training.errors import ChampionMoved, EmptyPopulation, RegistryUnavailable, SourceLacks, TrainingError
 
 END = datetime(2026, 5, 1, 2, tzinfo=UTC)
 
@@ -35,3 +35,16 @@ def test_only_errors_that_may_pass_are_tried_again(settings, monkeypatch, error,
     with pytest.raises(type(error) if tried_again else AirflowFailException) as caught:
         step(data_interval_end=END, params={})
     assert str(error) in str(caught.value)
+
+
+def test_a_model_that_the_source_cannot_have_is_skipped_with_the_reason(settings, monkeypatch):
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from dags._models import model_step
+
+    def fail(*_arguments):
+        raise SourceLacks("it needs customer_id, which the orders do not have")
+
+    monkeypatch.setattr("training.pipeline.build_dataset", fail)
+    with pytest.raises(AirflowSkipException, match="it needs customer_id"):
+        model_step("customer_churn", "build_dataset").function(data_interval_end=END, params={})
