@@ -43,6 +43,8 @@ def test_the_steps_of_the_docs_add_a_feature(steps, tmp_path, monkeypatch):
     known = oracle.facts_of(versions, window.end)
     assert eval(field, vars(views)).name in rows.columns
     assert rows["cancelled_count_7d"].max() > 0
+    instants = {(row["restaurant_id"], row["event_timestamp"]) for row in rows.to_dicts()}
+    assert instants == oracle.row_instants("restaurant_stats", window.start, window.end, known)
     for row in rows.to_dicts():
         span = (row["event_timestamp"] - 7 * DAY, row["event_timestamp"])
         mine = [fact for fact in known if fact.version["restaurant_id"] == row["restaurant_id"]]
