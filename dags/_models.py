@@ -54,7 +54,7 @@ def model_step(model: str, function: str) -> Callable[[], Any]:
         if function == FIRST_STEP:
             skip_on_first_day()
         errors = import_module("training.errors")
-        spec = import_module("training.models").get_spec(model, get_settings())
+        spec = _spec(model)
         try:
             return getattr(import_module("training.pipeline"), function)(run_as_of(context), get_settings(), spec)
         except errors.SourceLacks as error:
@@ -65,6 +65,15 @@ def model_step(model: str, function: str) -> Callable[[], Any]:
             raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
     return step
+
+
+def _spec(model: str) -> Any:
+    """The spec under this installation's thresholds; that there is none, or no such gate, a retry would not mend."""
+    errors = import_module("training.errors")
+    try:
+        return import_module("training.models").get_spec(model, get_settings())
+    except (errors.UnknownModel, ValueError) as error:
+        raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
 
 def approval(model: str) -> HITLBranchOperator:

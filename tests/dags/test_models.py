@@ -48,3 +48,18 @@ def test_a_model_that_the_source_cannot_have_is_skipped_with_the_reason(settings
     monkeypatch.setattr("training.pipeline.build_dataset", fail)
     with pytest.raises(AirflowSkipException, match="it needs customer_id"):
         model_step("customer_churn", "build_dataset").function(data_interval_end=END, params={})
+
+
+@pytest.mark.parametrize(
+    ("model", "thresholds", "said"),
+    [("no_such_model", {}, "no model 'no_such_model'"), ("delivery_time", {"no_gate": 1.0}, "no gates .'no_gate'")],
+)
+def test_a_model_or_gate_that_does_not_exist_fails_at_once(settings, monkeypatch, model, thresholds, said):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from dags import _models
+
+    configured = settings.model_copy(update={"gate_thresholds": {model: thresholds}})
+    monkeypatch.setattr(_models, "get_settings", lambda: configured)
+    with pytest.raises(AirflowFailException, match=said):
+        _models.model_step(model, "build_dataset").function(data_interval_end=END, params={})

@@ -314,3 +314,10 @@ def test_the_command_line_reports_an_error_in_one_line(three, capsys):
 def test_a_model_without_versions_says_how_to_get_one(registry, capsys):
     assert command_line.main(["models"]) == 0
     assert "no versions yet: train one (make train MODEL=delivery_time)" in capsys.readouterr().out
+
+
+def test_the_command_line_says_why_there_is_no_such_model(settings, monkeypatch, capsys):
+    skipped = {"model": "customer_churn", "as_of": "2026-05-01", "status": "skipped", "reason": "it needs customer_id"}
+    monkeypatch.setattr("training.pipeline.run", lambda *_: skipped)
+    assert command_line.main(["run", "--model", "customer_churn"]) == 4
+    assert "customer_churn as of 2026-05-01: skipped\n  it needs customer_id" in capsys.readouterr().out
