@@ -21,7 +21,6 @@ from datetime import timedelta
 from airflow.sdk import dag, task
 
 from dags._defaults import RETRAIN, dag_arguments, tell, window_step
-from dags._params import WINDOW
 from feature_repo.window import DAY
 
 PIPELINE = "monitoring.pipeline"
@@ -30,7 +29,7 @@ BRANCHES = {"retrain": "trigger_retraining", "alert": "alert", "none": "nothing"
 
 @dag(
     "monitoring",
-    **dag_arguments("0 3 * * *", timedelta(hours=1), __doc__, tags=["monitoring"], params=WINDOW),
+    **dag_arguments("0 3 * * *", timedelta(hours=1), __doc__, tags=["monitoring"], params=["start", "end"]),
 )
 def monitoring():
     @task.branch

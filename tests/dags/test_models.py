@@ -30,8 +30,8 @@ def test_only_errors_that_may_pass_are_tried_again(settings, monkeypatch, error,
     def fail(*_arguments):
         raise error
 
-    monkeypatch.setattr("training.pipeline.build_dataset", fail)
-    step = model_step("delivery_time", "build_dataset").function
+    monkeypatch.setattr("training.pipeline.train", fail)
+    step = model_step("delivery_time", "train").function
     with pytest.raises(type(error) if tried_again else AirflowFailException) as caught:
         step(data_interval_end=END, params={})
     assert str(error) in str(caught.value)
@@ -45,9 +45,9 @@ def test_a_model_that_the_source_cannot_have_is_skipped_with_the_reason(settings
     def fail(*_arguments):
         raise SourceLacks("it needs customer_id, which the orders do not have")
 
-    monkeypatch.setattr("training.pipeline.build_dataset", fail)
+    monkeypatch.setattr("training.pipeline.train", fail)
     with pytest.raises(AirflowSkipException, match="it needs customer_id"):
-        model_step("customer_churn", "build_dataset").function(data_interval_end=END, params={})
+        model_step("customer_churn", "train").function(data_interval_end=END, params={})
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_a_model_or_gate_that_does_not_exist_fails_at_once(settings, monkeypatch
     configured = settings.model_copy(update={"gate_thresholds": {model: thresholds}})
     monkeypatch.setattr(_models, "get_settings", lambda: configured)
     with pytest.raises(AirflowFailException, match=said):
-        _models.model_step(model, "build_dataset").function(data_interval_end=END, params={})
+        _models.model_step(model, "train").function(data_interval_end=END, params={})
