@@ -103,7 +103,7 @@ def raw_columns(**_: Any) -> Mapping[str, Any]:
     from sklearn.preprocessing import OrdinalEncoder
 
     from training.models import get_spec
-    from training.train import labels
+    from training.train import labels, without_empty_columns
 
     spec, errors = get_spec("delivery_time"), []
     for split in _folds():
@@ -116,7 +116,9 @@ def raw_columns(**_: Any) -> Mapping[str, Any]:
             return np.column_stack([*columns, encoder.transform(rows.select("restaurant_id").to_numpy())])
 
         known = pl.concat([split.train, split.validation])
-        model = HistGradientBoostingRegressor(random_state=spec.seed).fit(inputs(known), labels(known, spec))
+        model = HistGradientBoostingRegressor(random_state=spec.seed).fit(
+            without_empty_columns(inputs(known)), labels(known, spec)
+        )
         errors.append(abs(labels(split.test, spec) - model.predict(inputs(split.test))))
     return _told(errors)
 

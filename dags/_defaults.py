@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any
 
-from airflow.sdk import Asset, AsyncCallback, CronDataIntervalTimetable, DeadlineAlert, DeadlineReference, Param, task
+from airflow.sdk import Asset, AsyncCallback, CronDataIntervalTimetable, DeadlineAlert, DeadlineReference, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from config import get_settings
-from feature_repo.window import HOUR, Window, as_utc, floor_hour
+from dags._params import AS_OF, WINDOW, given_instant, params_named, require_usable_params
+from feature_repo.window import HOUR, Window, floor_hour
 from plugins.notifier import AlertNotifier
 from plugins.notify import Alert, Severity, send_alert
 
@@ -23,17 +24,15 @@ FEATURES = Asset(name="delivery_eta_features", uri="delivery_eta://features")
 RETRAIN = Asset(name="delivery_eta_retrain", uri="delivery_eta://retrain")
 PREDICTIONS = Asset(name="delivery_eta_predictions", uri="delivery_eta://predictions")
 
-WINDOW_PARAMS = {
-    name: Param(None, type=["null", "string"], format="date-time", description=f"{text} of the window, a full hour")
-    for name, text in (("start", "Start"), ("end", "End"))
-}
 
-
-def dag_arguments(schedule: str, deadline: timedelta, doc: str | None, tags: list[str]) -> dict[str, Any]:
+def dag_arguments(
+    schedule: str, deadline: timedelta, doc: str | None, tags: list[str], params: Iterable[str] = ()
+) -> dict[str, Any]:
     """The arguments of `@dag` that every pipeline has.
 
     `schedule` is a cron expression; the run's data interval, from one tick to the next, is its window. Times are
-    counted from the instant at which the run was queued, which asset-triggered runs have too.
+    counted from the instant at which the run was queued, which asset-triggered runs have too. `params` are names of
+    `_params.INSTANTS`.
     """
     return {
         "schedule": CronDataIntervalTimetable(schedule, timezone="UTC"),
@@ -42,6 +41,7 @@ def dag_arguments(schedule: str, deadline: timedelta, doc: str | None, tags: lis
         "max_active_runs": 1,
         "doc_md": doc,
         "tags": ["delivery-eta", *tags],
+        "params": params_named(params),
         "default_args": {
             "owner": "delivery-eta",
             "retries": 3,
@@ -50,6 +50,7 @@ def dag_arguments(schedule: str, deadline: timedelta, doc: str | None, tags: lis
             "max_retry_delay": timedelta(minutes=10),
             "execution_timeout": timedelta(minutes=30),
             "on_failure_callback": AlertNotifier(),
+            "pre_execute": require_usable_params,
         },
         "deadline": DeadlineAlert(
             reference=DeadlineReference.DAGRUN_QUEUED_AT,
@@ -67,25 +68,19 @@ def dag_arguments(schedule: str, deadline: timedelta, doc: str | None, tags: lis
 
 
 def run_window(context: Any, span: timedelta = HOUR) -> Window:
-    """The window of a run: its parameters `start` and `end`, else its data interval, else the last full `span`.
-
-    Raises
-    ------
-    ValueError
-        Only one of the parameters is set, or they are not full hours with a time zone.
-    """
-    start, end = (context["params"].get(name) for name in ("start", "end"))
-    if (start is None) != (end is None):
-        raise ValueError(f"give both parameters start and end, or neither (start={start}, end={end})")
-    if start is not None:
-        return Window(as_utc(start), as_utc(end))
+    """The window of a run: its parameters `start` and `end`, else its data interval, else the last full `span`."""
+    start, end = (given_instant(context, name) for name in WINDOW)
+    if start is not None and end is not None:
+        return Window(start, end)
     if context.get("data_interval_start") and context.get("data_interval_end"):
         return Window(context["data_interval_start"], context["data_interval_end"])
     return Window.last(span, floor_hour(context["dag_run"].run_after))
 
 
 def run_as_of(context: Any) -> datetime:
-    """The instant a run may know things up to: the end of its data interval, else when it was asked for."""
+    """The instant a run may know things up to: its parameter, else its interval's end, else when it was asked for."""
+    if (given := given_instant(context, AS_OF)) is not None:
+        return given
     return floor_hour(context.get("data_interval_end") or context["dag_run"].run_after)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLBranchOperator
 from airflow.sdk import AssetOrTimeSchedule, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from config import get_settings
 from dags._defaults import RETRAIN, dag_arguments, run_as_of, skip_on_first_day
+from dags._params import AS_OF
 from plugins.notifier import AlertNotifier
 
 MAIN_MODEL = "delivery_time"
@@ -34,7 +35,7 @@ def model_dag_arguments(model: str, doc: str | None) -> dict[str, Any]:
     Monitoring watches the main model and asks for its training. The others begin paused: not every history is long
     enough for them, and a run that is red every night tells nobody anything.
     """
-    arguments = dag_arguments("0 2 * * *", timedelta(hours=2), doc, tags=["training"])
+    arguments = dag_arguments("0 2 * * *", timedelta(hours=2), doc, tags=["training"], params=[AS_OF])
     if model != MAIN_MODEL:
         return arguments | {"dag_id": f"training_{model}", "is_paused_upon_creation": True}
     schedule = AssetOrTimeSchedule(timetable=arguments["schedule"], assets=[RETRAIN])
@@ -45,6 +46,7 @@ def model_step(model: str, function: str) -> Callable[[], Any]:
     """A task that calls `training.pipeline.<function>(as_of, settings, spec)` and returns its small result.
 
     An error that a repetition cannot mend (no orders, a damaged file) fails at once: retries would hold up the next.
+    A model that the source cannot have is skipped, with all that comes after.
     """
 
     @task(task_id=function)
@@ -52,15 +54,26 @@ def model_step(model: str, function: str) -> Callable[[], Any]:
         if function == FIRST_STEP:
             skip_on_first_day()
         errors = import_module("training.errors")
-        spec = import_module("training.models").get_spec(model, get_settings())
+        spec = _spec(model)
         try:
             return getattr(import_module("training.pipeline"), function)(run_as_of(context), get_settings(), spec)
+        except errors.SourceLacks as error:
+            raise AirflowSkipException(str(error)) from error
         except errors.TrainingError as error:
             if error.transient:
                 raise
             raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
     return step
+
+
+def _spec(model: str) -> Any:
+    """The spec under this installation's thresholds; that there is none, or no such gate, a retry would not mend."""
+    errors = import_module("training.errors")
+    try:
+        return import_module("training.models").get_spec(model, get_settings())
+    except (errors.UnknownModel, ValueError) as error:
+        raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
 
 def approval(model: str) -> HITLBranchOperator:

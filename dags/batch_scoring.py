@@ -15,11 +15,11 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
-from dags._defaults import PREDICTIONS, WINDOW_PARAMS, dag_arguments, run_window, window_step
+from dags._defaults import PREDICTIONS, dag_arguments, run_window, window_step
 from feature_repo.window import DAY
 
 
-@dag(**dag_arguments("0 1 * * *", timedelta(hours=1), __doc__, tags=["serving"]), params=WINDOW_PARAMS)
+@dag(**dag_arguments("0 1 * * *", timedelta(hours=1), __doc__, tags=["serving"], params=["start", "end"]))
 def batch_scoring():
     @task(outlets=[PREDICTIONS])
     def publish_predictions(**context) -> str:

@@ -5,8 +5,7 @@ Every hour, the orders that became known in the hour become features, offline an
 | task | does |
 |---|---|
 | `fill_gap` | **red** if definitions or rules do not fit, **skipped** before orders land; computes what no run has |
-| `ingest_orders` | takes the hour from the landing; retries while the source is not complete |
-| `validate_orders` | checks every row |
+| `ingest_orders`, `validate_orders` | takes the hour, retrying until the source is complete; checks every row |
 | `choose_batch` | **branch**: go on, or refuse a batch that is mostly bad |
 | `quarantine_batch`, `alert_batch_refused` | the refused batch is kept, people are told, the run ends **red** |
 | `accept_orders` | good rows to the lake, rejected rows to quarantine |
@@ -24,12 +23,12 @@ from __future__ import annotations
 from airflow.sdk import dag, task
 
 from config import get_settings
-from dags._defaults import FEATURES, WINDOW_PARAMS, dag_arguments, refuse, run_window, skip, tell, window_step
+from dags._defaults import FEATURES, dag_arguments, refuse, run_window, skip, tell, window_step
 
 PIPELINE = "feature_repo.pipeline"
 
 
-@dag(**dag_arguments("0 * * * *", get_settings().publication_delay, __doc__, tags=["features"]), params=WINDOW_PARAMS)
+@dag(**dag_arguments("0 * * * *", get_settings().publication_delay, __doc__, ["features"], params=["start", "end"]))
 def feature_pipeline():
     @task
     def fill_gap(**context) -> dict:
@@ -45,8 +44,7 @@ def feature_pipeline():
         except (CoverageLost, DefinitionChanged, RuleError) as error:
             refuse(str(window), {"reasons": [str(error)]})
         if filled:
-            reasons = ["no run had computed these hours"]
-            tell(f"feature_pipeline filled a gap: {filled['gap']}", "info", reasons, context)
+            tell(f"feature_pipeline filled a gap: {filled['gap']}", "info", ["no run had computed it"], context)
         return filled
 
     @task.branch

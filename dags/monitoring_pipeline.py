@@ -20,7 +20,7 @@ from datetime import timedelta
 
 from airflow.sdk import dag, task
 
-from dags._defaults import RETRAIN, WINDOW_PARAMS, dag_arguments, tell, window_step
+from dags._defaults import RETRAIN, dag_arguments, tell, window_step
 from feature_repo.window import DAY
 
 PIPELINE = "monitoring.pipeline"
@@ -29,8 +29,7 @@ BRANCHES = {"retrain": "trigger_retraining", "alert": "alert", "none": "nothing"
 
 @dag(
     "monitoring",
-    **dag_arguments("0 3 * * *", timedelta(hours=1), __doc__, tags=["monitoring"]),
-    params=WINDOW_PARAMS,
+    **dag_arguments("0 3 * * *", timedelta(hours=1), __doc__, tags=["monitoring"], params=["start", "end"]),
 )
 def monitoring():
     @task.branch

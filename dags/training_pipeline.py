@@ -12,8 +12,8 @@ Every day at 02:00 UTC, and whenever monitoring asks for it, a model is trained 
 | `register` | registers the version and moves the alias `champion` to it |
 | `reject`, `alert_rejected` | why is recorded and people are told; the champion stays, the run is **green** |
 
-The instant `as_of` is the end of the data interval; a run that an asset triggered has none and takes the full hour
-before it was asked for. One DAG exists per file in `training/models/`: `training_pipeline` of
+The instant `as_of` is a parameter, else the end of the data interval; a run that an asset triggered has none and takes
+the full hour before it was asked for. One DAG exists per file in `training/models/`: `training_pipeline` of
 `delivery_time`, and `training_NAME`, which begins paused, of any other. See docs/operations.md.
 """
 

@@ -28,6 +28,9 @@ THRESHOLDS = {"psi": 0.4, "wasserstein": 0.4}
 """Wasserstein is in standard deviations of the reference. One quiet day beside 90 differs by itself: on ten days of the
 simulator most inputs stayed below 0.2, zone means (few zones, a day's weather) below 0.35 on nine of ten, predictions
 below 0.19; in its drift drill, predictions and distances moved by 0.5 to 0.7 and zone means by 1 to 2.5."""
+SAME_TO = 1e-6
+"""Relative. Values so close are one value: a column that is constant but for rounding tells nothing, and numpy cannot
+make a histogram of it."""
 DRIFTED_SHARE = 0.25
 """From this share of drifted inputs on, the model no longer sees the world that it was trained on."""
 MISSING_RISE = 0.3
@@ -45,8 +48,8 @@ class ColumnDrift:
     Attributes
     ----------
     status : str
-        "compared"; "constant" (one and the same value in both); "absent" (no value in either); "empty" (values in
-        the reference, none now); "new" (the other way round).
+        "compared"; "constant" (one and the same value in both, but for rounding); "absent" (no value in either);
+        "empty" (values in the reference, none now); "new" (the other way round).
     method, score, threshold
         The distance and its limit; None unless compared.
     missing_reference, missing_current : float
@@ -100,7 +103,7 @@ def compare(
     Parameters
     ----------
     reference, current : pl.DataFrame
-        Float columns; NaN and infinity count as missing.
+        Float columns. They are compared as the model sees them, in single precision; NaN and infinity count as missing.
     columns : sequence of str
     optional : sequence of str
         Columns that the model has learnt to live without: more missing values in them are no drift.
@@ -143,7 +146,7 @@ def _says_something(column: ColumnDrift) -> bool:
 
 
 def _finite(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    values = [pl.col(name).cast(pl.Float64) for name in columns]
+    values = [pl.col(name).cast(pl.Float64).cast(pl.Float32).cast(pl.Float64) for name in columns]
     return frame.select(pl.when(value.is_finite()).then(value) for value in values)
 
 
@@ -151,8 +154,12 @@ def _status(before: pl.Series, now: pl.Series) -> Status:
     was, is_now = before.drop_nulls(), now.drop_nulls()
     if not was.len() or not is_now.len():
         return "new" if is_now.len() else "empty" if was.len() else "absent"
-    same = was.n_unique() == 1 and is_now.n_unique() == 1 and was[0] == is_now[0]
-    return "constant" if same else "compared"
+    return "constant" if _is_one_value(pl.concat([was, is_now])) else "compared"
+
+
+def _is_one_value(values: pl.Series) -> bool:
+    found = values.to_numpy()
+    return bool(found.max() - found.min() <= SAME_TO * abs(found).max())
 
 
 def _method(before: pl.Series) -> str:

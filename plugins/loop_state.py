@@ -85,21 +85,25 @@ def _quarantine(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _features(settings: Settings) -> Section:
-    import polars as pl
+    from feature_repo.absence import views_without_rows
+    from feature_repo.orders.columns import absent_columns
 
     views = sorted(path for path in settings.features.glob("*") if path.is_dir())
     if not views:
         return Section("Features", [("feature rows", "none yet: run the feature pipeline or `make backfill`")])
-    rows = []
-    for view in views:
-        files = sorted(view.glob("day=*/rows.parquet"))
-        if not files:
-            rows.append((view.name, "no rows"))
-            continue
-        scan = pl.scan_parquet(files[-1], hive_partitioning=False)
-        newest, count = scan.select(pl.col("event_timestamp").max(), pl.len()).collect().row(0)
-        rows.append((view.name, f"newest {_minute(newest)}, {count:,} rows on that day"))
-    return Section("Features", rows)
+    without = views_without_rows(absent_columns(settings))
+    return Section("Features", [(view.name, _newest_rows(view, without.get(view.name))) for view in views])
+
+
+def _newest_rows(view: Path, absent_key: str | None) -> str:
+    import polars as pl
+
+    files = sorted(view.glob("day=*/rows.parquet"))
+    if not files:
+        return f"no rows: the source has no {absent_key}" if absent_key else "no rows"
+    scan = pl.scan_parquet(files[-1], hive_partitioning=False)
+    newest, count = scan.select(pl.col("event_timestamp").max(), pl.len()).collect().row(0)
+    return f"newest {_minute(newest)}, {count:,} rows on that day"
 
 
 def _champion(settings: Settings) -> Section:
@@ -116,15 +120,22 @@ def _champion(settings: Settings) -> Section:
 
 def _champion_of(client: Any, settings: Settings) -> Section:
     answer = client.get("/api/2.0/mlflow/registered-models/alias", params={"name": MODEL, "alias": "champion"})
-    if answer.status_code == 404:
+    if answer.status_code in (400, 404):  # 400: the model is there, the alias is not
         return Section("Champion", [("version", "none yet: run the training pipeline or `make train`")])
     version = answer.raise_for_status().json()["model_version"]
     rows = [("version", f"{version['name']} {version['version']}")]
-    run = client.get("/api/2.0/mlflow/runs/get", params={"run_id": version["run_id"]}).raise_for_status().json()["run"]
-    metrics = {metric["key"]: metric["value"] for metric in run["data"].get("metrics", [])}
-    rows.extend((name, f"{value:.3f}") for name, value in sorted(metrics.items()) if "mae" in name)
+    rows.extend(_errors_of_run(client, str(version["run_id"])))
     address = f"{settings.mlflow_tracking_uri}/#/models/{MODEL}/versions/{version['version']}"
     return Section("Champion", rows, [("in MLflow", address)])
+
+
+def _errors_of_run(client: Any, run_id: str) -> list[tuple[str, str]]:
+    answer = client.get("/api/2.0/mlflow/runs/get", params={"run_id": run_id})
+    if answer.status_code == 404:
+        return [("run", f"{run_id} is gone from MLflow, and its errors with it")]
+    metrics = answer.raise_for_status().json()["run"]["data"].get("metrics", [])
+    values = {metric["key"]: metric["value"] for metric in metrics if "mae" in metric["key"]}
+    return [(name, f"{value:.3f}") for name, value in sorted(values.items())]
 
 
 def _monitoring(settings: Settings) -> Section:

@@ -24,7 +24,7 @@ from config import Settings, get_settings
 from feature_repo.orders.history import latest_orders
 from feature_repo.window import Window
 from serving.bundle import BUNDLE_FILES, Bundle
-from serving.errors import BundleError, NoChampion, ServingError
+from serving.errors import BundleError, NoChampion, RegistryUnavailable, ServingError
 from serving.prediction_log import LogEntry, to_table, write_atomically
 from serving.predictor import FeatureStatus, Order, Predictions
 from serving.registry_client import CHAMPION, MODEL_NAME, BundleCache, ModelRef, Registry, registry_from
@@ -57,6 +57,8 @@ class MlflowClientRegistry:
         try:
             version = self.client.get_model_version_by_alias(name, alias)
         except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise RegistryUnavailable(f"the registry {self.uri} cannot be read: {error}") from error
             raise NoChampion(f"no version of the model {name} has the alias {alias} in {self.uri}") from error
         return ModelRef(name, str(version.version), alias, str(version.source), str(version.creation_timestamp))
 

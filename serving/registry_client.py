@@ -144,6 +144,8 @@ class MlflowRegistry:
             raise BundleError(f"{ref.name} version {ref.version}: {ref.source} has no {missing}, only {found}")
         for file in BUNDLE_FILES:
             response = self._get(f"{ARTIFACTS}/{quote(path)}/{file}")
+            if response.status_code == httpx.codes.NOT_FOUND:
+                raise BundleError(f"{ref.name} version {ref.version}: {file} is gone from {ref.source}")
             self._require_success(response)
             (directory / file).write_bytes(response.content)
 
@@ -152,7 +154,10 @@ class MlflowRegistry:
         parts = urlsplit(source)
         if parts.scheme == "runs":
             run_id, _, inside = parts.path.strip("/").partition("/")
-            run = self._json(self._get(f"{API}/runs/get", {"run_id": run_id}))["run"]
+            answer = self._get(f"{API}/runs/get", {"run_id": run_id})
+            if _is_unknown(answer):
+                raise BundleError(f"the run {run_id} of {source} is gone from {self.url}: promote another version")
+            run = self._json(answer)["run"]
             return self._artifact_path(f"{run['info']['artifact_uri']}/{inside}")
         if parts.scheme == "mlflow-artifacts":
             return parts.path.strip("/")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from config import Settings
 
 if TYPE_CHECKING:
     from stack.walkthrough import Story
+    from training.spec import ModelSpec
 
 WIDTH = 100
 
@@ -20,6 +21,7 @@ def summary(story: Story, settings: Settings) -> str:
         _title("delivery-eta: once round the loop"),
         _orders(story, settings),
         _features(story),
+        _absent(settings),
         _training(story.training),
         _serving(story),
         _monitoring(story.monitoring),
@@ -68,6 +70,40 @@ def _features(story: Story) -> list[str]:
             f"  online = offline   {passed} of {len(story.audits)} audits passed, {compared:,} values compared"
         )
     return lines
+
+
+def _absent(settings: Settings) -> list[str]:
+    """What the source does not have, and what each model loses by it; nothing where it has everything."""
+    from feature_repo.absence import views_without_rows
+    from feature_repo.orders.columns import absent_columns
+    from training.models import specs
+
+    absent = absent_columns(settings)
+    if not absent:
+        return []
+    empty = [f"{view} (no {key})" for view, key in views_without_rows(absent).items()]
+    lines = _told("columns", ", ".join(absent)) + _told("no rows in", ", ".join(empty) or "no view: all have some")
+    models = [line for spec in specs().values() for line in _model_losses(spec, absent)]
+    return [*_head("What the source does not have"), *lines, *models]
+
+
+def _model_losses(spec: ModelSpec, absent: Collection[str]) -> list[str]:
+    from feature_repo.absence import input_losses
+
+    if missing := [column for column in spec.requires if column in absent]:
+        return _told(spec.name, f"no such model: it needs {', '.join(missing)}; its training is skipped")
+    losses = input_losses(spec.feature_service, absent)
+    parts = [
+        f"{title} ({len(names)}): {', '.join(names)}"
+        for title, names in (("inputs without a value", losses.without_value), ("poorer inputs", losses.poorer))
+        if names
+    ]
+    return [line for part in parts or ["loses nothing"] for line in _told(spec.name, part)]
+
+
+def _told(name: str, text: str) -> list[str]:
+    """A name and a text, wrapped beside it."""
+    return textwrap.wrap(text, WIDTH, initial_indent=f"  {name:<15} ", subsequent_indent=" " * 18)
 
 
 def _training(training: Mapping[str, Any]) -> list[str]:

@@ -328,6 +328,8 @@ def _require_champion(training: dict[str, Any], settings: Settings) -> None:
 
     if training["status"] == "registered" or ModelRegistry(settings, training["model"]).champion():
         return
+    if training["status"] == "skipped":
+        raise WalkError(f"{training['reason']}. Bring orders in that have it (docs/orders.md)")
     refused = training.get("rejection")
     reasons = refused["reasons"] if refused else training["validation"]["failures"]
     raise WalkError(
@@ -425,14 +427,11 @@ def _monitor(settings: Settings, end: datetime, narrator: Narrator) -> dict[str,
 def _feature_rows(settings: Settings) -> dict[str, int]:
     import polars as pl
 
-    views = sorted(path for path in settings.features.iterdir() if path.is_dir())
-    count = pl.len()
-    return {
-        view.name: int(
-            pl.scan_parquet(view / "day=*/rows.parquet", hive_partitioning=False).select(count).collect().item()
-        )
-        for view in views
-    }
+    from feature_repo.transforms.tables import feature_table
+    from feature_repo.transforms.views import TRANSFORMS
+
+    tables = {view: feature_table(transform, settings) for view, transform in TRANSFORMS.items()}
+    return {view: int(table.scan().select(pl.len()).collect().item()) for view, table in tables.items()}
 
 
 def _example(settings: Settings, end: datetime) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         spec = spec.with_search(options.trials, options.folds)
     story = pipeline.run(as_of, settings, spec, lambda text: print(f"  {text}", flush=True))
     print(_summary(story, settings, spec.unit))
-    return {"registered": 0, "rejected": REJECTED, "stopped": STOPPED}[story["status"]]
+    return {"registered": 0, "rejected": REJECTED, "stopped": STOPPED, "skipped": STOPPED}[story["status"]]
 
 
 def _models(options: argparse.Namespace, settings: Settings) -> int:
@@ -119,6 +119,8 @@ def _lineage(options: argparse.Namespace, settings: Settings) -> int:
 
 def _summary(story: dict[str, Any], settings: Settings, unit: str) -> str:
     lines = [f"{story['model']} as of {story['as_of']}: {story['status']}"]
+    if "reason" in story:
+        return "\n".join([*lines, f"  {story['reason']}"])
     lines += [f"  {text}" for text in (*story["validation"]["failures"], *story["validation"]["notes"])]
     if "evaluation" in story:
         metrics, baselines = story["evaluation"]["metrics"], story["evaluation"]["baselines"]

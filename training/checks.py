@@ -15,16 +15,6 @@ from training.probes import probe
 from training.spec import ModelSpec
 from training.split import split_by_time
 
-NEEDED_ORDER_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "distance_km": ("distance_km",),
-    "order_value": ("order_value",),
-    "item_count": ("item_count",),
-    "preparation_minutes": ("picked_up_at", "accepted_at"),
-    "acceptance_rate": ("accepted_at",),
-    "on_time_rate": ("promised_minutes", "driver_id"),
-}
-"""Part of a feature's name -> order columns; a source that has none of one of them cannot give the feature."""
-
 
 def check_dataset(dataset: Dataset, spec: ModelSpec) -> dict[str, Any]:
     """What is wrong with a training set, if anything.
@@ -33,7 +23,7 @@ def check_dataset(dataset: Dataset, spec: ModelSpec) -> dict[str, Any]:
     -------
     dict
         `stopped` (bool), `failures` (list of sentences), `notes` (sentences that stop nothing),
-        `absent_in_source` (features that are all missing because the source lacks the column that they are made of),
+        `absent_in_source` (features without a value because the source lacks the column that they are made of),
         `null_rates`, `probes` (see `training.probes`; None if there was something wrong before).
     """
     rows = dataset.rows()
@@ -55,21 +45,8 @@ def check_dataset(dataset: Dataset, spec: ModelSpec) -> dict[str, Any]:
 
 
 def absent_features(dataset: Dataset) -> list[str]:
-    """Features without any value because the source lacks the order column that they are made of."""
-    gone = set(dataset.description["absent_columns"])
-    keys = {str(view["name"]): str(view["join_key"]) for view in dataset.description["views"]}
-    rates = dataset.description["null_rates"]
-    return [
-        item["name"]
-        for item in dataset.description["inputs"]
-        if rates[item["name"]] == 1.0 and gone.intersection(_needed_columns(item, keys))
-    ]
-
-
-def _needed_columns(item: Mapping[str, Any], join_keys: Mapping[str, str]) -> set[str]:
-    feature = str(item["feature"] or item["name"])
-    needed = {column for part, columns in NEEDED_ORDER_COLUMNS.items() if part in feature for column in columns}
-    return needed | {join_keys[item["view"]]} if item["view"] in join_keys else needed
+    """Inputs without a value because the source lacks the order columns that they are made of."""
+    return [name for name in dataset.inputs if name in dataset.description["absent_inputs"]]
 
 
 def _row_failures(rows: pl.DataFrame, spec: ModelSpec) -> Iterable[str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from feature_repo.window import Window, as_utc, floor_hour
-from training.errors import DatasetError, EmptyPopulation, RowsChanged
+from training.errors import DatasetError, EmptyPopulation, RowsChanged, SourceLacks
 from training.files import canonical_hash, file_hash, new_directory, read_json, write_json
 from training.lineage import code_hash, features_code_hash
 from training.spec import ModelSpec
@@ -122,11 +122,26 @@ def build_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> tuple
             "bring in orders of this window (make ingest), or move --as-of"
         )
     rows = with_features(_entity_frame(population, sources, spec), settings, spec)
-    description = sources | {"absent_columns": _absent_columns(population)}
+    description = sources | _absence(population, settings, spec)
     dataset = store_dataset(rows, description, settings.datasets, spec)
     write_json(note, {"hash": dataset.hash, **{name: sources[name] for name in FILES_READ}})
     LOGGER.info("data set %s: %d rows stored in %s", dataset.hash[:12], rows.height, dataset.directory)
     return dataset, False
+
+
+def require_source(settings: Settings, spec: ModelSpec) -> None:
+    """Refuse a model that the source of the orders cannot have.
+
+    Raises
+    ------
+    SourceLacks
+    """
+    from feature_repo.orders.columns import absent_columns
+
+    if missing := sorted(set(spec.requires).intersection(absent_columns(settings))):
+        raise SourceLacks(
+            f"there is no model {spec.name} for this source: it needs {', '.join(missing)}, which the orders lack"
+        )
 
 
 def with_features(entities: pl.DataFrame, settings: Settings, spec: ModelSpec) -> pl.DataFrame:
@@ -319,8 +334,14 @@ def _entity_frame(population: pl.DataFrame, sources: Mapping[str, Any], spec: Mo
     return population.select(list(columns)).sort(spec.row_id).with_columns(event_timestamp=pl.col(spec.instant))
 
 
-def _absent_columns(population: pl.DataFrame) -> list[str]:
-    return [name for name in population.columns if population[name].null_count() == population.height]
+def _absence(population: pl.DataFrame, settings: Settings, spec: ModelSpec) -> dict[str, list[str]]:
+    """What the source lacks (a column, or every value of one in this window), and which inputs have no value then."""
+    from feature_repo.absence import input_losses
+    from feature_repo.orders.columns import absent_columns
+
+    empty = [name for name in population.columns if population[name].null_count() == population.height]
+    absent = sorted({*empty, *absent_columns(settings)})
+    return {"absent_columns": absent, "absent_inputs": list(input_losses(spec.feature_service, absent).without_value)}
 
 
 def _statistics(rows: pl.DataFrame, inputs: list[str], spec: ModelSpec) -> dict[str, Any]:

@@ -3,12 +3,16 @@
 TrainingError
 ├── DatasetError            the training set cannot be built or read
 │   ├── EmptyPopulation     no row has a label that is known by now
+│   ├── SourceLacks         the source has no column without which there is no such model
 │   └── RowsChanged         the feature store gave back other rows than it was asked for
 ├── UnknownModel            no spec of that name
 ├── GatesNotPassed          a version was about to be made of a candidate that failed a gate
 ├── BundleMismatch          the files of a model do not agree with each other
 └── RegistryError
     ├── RegistryUnavailable MLflow does not answer
+    ├── RegistryRefuses     MLflow answers, and not with what it was asked for
+    │   └── ExperimentDeleted   the model's experiment is in MLflow's trash
+    ├── ArtifactsGone       MLflow no longer has a run, or its files
     ├── UnknownVersion      no such version of the model
     ├── VersionInUse        what is asked for cannot be done to the champion
     ├── ChampionMoved       somebody else promoted in the meantime
@@ -31,6 +35,10 @@ class DatasetError(TrainingError):
 
 class EmptyPopulation(DatasetError):
     """No row has a label that is known at the as-of instant."""
+
+
+class SourceLacks(DatasetError):
+    """The source has no column of a kind without which there can be no such model: nothing that anybody has to mend."""
 
 
 class RowsChanged(DatasetError):
@@ -57,6 +65,18 @@ class RegistryUnavailable(RegistryError):
     """MLflow does not answer."""
 
     transient = True
+
+
+class RegistryRefuses(RegistryError):
+    """MLflow answers, and not with what it was asked for."""
+
+
+class ExperimentDeleted(RegistryRefuses):
+    """The model's experiment was deleted, and keeps its name."""
+
+
+class ArtifactsGone(RegistryError):
+    """MLflow no longer has a run, or its files."""
 
 
 class UnknownVersion(RegistryError):

@@ -25,7 +25,7 @@ from training.bundle import verify_bundle, write_bundle
 from training.checks import check_dataset
 from training.comparison import FEWEST_ROWS, paired_bootstrap
 from training.dataset import Dataset
-from training.errors import BundleMismatch, DatasetError, GatesNotPassed, TrainingError
+from training.errors import ArtifactsGone, BundleMismatch, DatasetError, GatesNotPassed, SourceLacks, TrainingError
 from training.export import OnnxModel, to_onnx
 from training.files import canonical_hash, new_directory, read_json, write_json
 from training.gates import ChampionEvidence, Evidence, GateResult, decide
@@ -62,7 +62,10 @@ def build_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[
     RegistryUnavailable
         MLflow does not answer: better known now than after the training.
     DatasetError
+    SourceLacks
+        There can be no such model of this source.
     """
+    datasets.require_source(settings, spec)
     ModelRegistry(settings, spec.name).check()
     dataset, reused = datasets.build_dataset(as_of, settings, spec)
     note_dataset(as_of, settings, spec, dataset)
@@ -275,8 +278,9 @@ def run(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress
     Returns
     -------
     dict
-        `status` (`registered`, `rejected` or `stopped`), `seconds` per step, and under each step's name what it
-        returned (`dataset`, `validation`, `training`, `evaluation`, `registration` or `rejection`).
+        `status` (`registered`, `rejected`, `stopped` or `skipped`), `seconds` per step, and under each step's name
+        what it returned (`dataset`, `validation`, `training`, `evaluation`, `registration` or `rejection`); `reason`
+        if it was skipped, because the source cannot have such a model.
     """
     story: dict[str, Any] = {"model": spec.name, "as_of": as_utc(as_of).isoformat(), "seconds": {}}
 
@@ -289,11 +293,11 @@ def run(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress
             progress("  nothing that it depends on has changed: found again")
         return dict(story[name])
 
-    do(
-        "dataset",
-        "training set: features as they were known at each order",
-        lambda: build_dataset(as_of, settings, spec),
-    )
+    title = "training set: features as they were known at each order"
+    try:
+        do("dataset", title, lambda: build_dataset(as_of, settings, spec))
+    except SourceLacks as error:
+        return story | {"status": "skipped", "reason": str(error)}
     if do("validation", "checking the training set", lambda: validate_dataset(as_of, settings, spec))["stopped"]:
         return story | {"status": "stopped"}
     do("training", "fitting the candidates", lambda: train(as_of, settings, spec, progress))
@@ -344,6 +348,8 @@ def compare_champion(
         model = OnnxModel((bundle / ONNX).read_bytes())
         # A version from before bundles said it counts as trained on all that was known when it was made.
         until = datetime.fromisoformat(content.get("trained_until", content["version_created_as_of"]))
+    except ArtifactsGone as error:
+        return problem(str(error))
     except (BundleMismatch, OSError, ValueError, KeyError) as error:
         return problem(f"its bundle is damaged ({error}); {advice}")
     names = [str(item["name"]) for item in content["inputs"]]

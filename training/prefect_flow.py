@@ -20,7 +20,7 @@ from typing import Any
 from config import Settings, get_settings
 from feature_repo.window import as_utc, floor_hour
 from training import pipeline
-from training.errors import TrainingError
+from training.errors import SourceLacks, TrainingError
 from training.models import get_spec, specs
 
 INSTALL = ".venv/bin/uv pip install --python .venv/bin/python -e '.[prefect]'"
@@ -45,7 +45,10 @@ def training_flow() -> Any:
         def run(*names: str) -> dict[str, Any]:
             return {name: tasks[name](as_of, model, return_state=True).result() for name in names}
 
-        story = run("build_dataset", "validate_dataset")
+        try:
+            story = run("build_dataset", "validate_dataset")
+        except SourceLacks as error:
+            return Completed(name="Skipped", message=str(error), data={"status": "skipped"})
         if story["validate_dataset"]["stopped"]:
             reasons = "; ".join(story["validate_dataset"]["failures"])
             return Failed(name="DataRefused", message=reasons, data=story | {"status": "stopped"})
@@ -150,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{options.model} as of {as_of.isoformat()}: {state.name}: {state.message}", file=sys.stderr)
         return FAILED
     print(f"{options.model} as of {as_of.isoformat()}: {story['status']} ({state.message})")
-    return {"registered": 0, "rejected": REJECTED, "stopped": STOPPED}[story["status"]]
+    return {"registered": 0, "rejected": REJECTED, "stopped": STOPPED, "skipped": STOPPED}[story["status"]]
 
 
 if __name__ == "__main__":

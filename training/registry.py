@@ -23,7 +23,15 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
-from training.errors import ChampionMoved, NothingToRollBack, RegistryUnavailable, UnknownVersion, VersionInUse
+from training.errors import (
+    ArtifactsGone,
+    ChampionMoved,
+    ExperimentDeleted,
+    NothingToRollBack,
+    UnknownVersion,
+    VersionInUse,
+)
+from training.faults import explained, unavailable
 from training.files import new_directory, read_json
 from training.gates import GateResult
 
@@ -109,6 +117,8 @@ class ModelRegistry:
     ------
     RegistryUnavailable
         By every method, when MLflow does not answer.
+    RegistryRefuses
+        By every method, when it answers, and not with what it was asked for.
     """
 
     def __init__(self, settings: Settings, model: str) -> None:
@@ -125,7 +135,7 @@ class ModelRegistry:
             with opener.open(f"{self.uri.rstrip('/')}/health", timeout=5):
                 return
         except (urllib.error.URLError, OSError) as error:
-            raise self._unavailable(error) from error
+            raise unavailable(self.uri, error) from error
 
     # Runs.
 
@@ -248,11 +258,17 @@ class ModelRegistry:
         raise UnknownVersion(f"{self.model} has no version {number}; registered versions: {known}")
 
     def fetch_bundle(self, version: Version, directory: Path) -> Path:
-        """Download the bundle of a version below `directory`; a cached one is used again."""
+        """Download the bundle of a version below `directory`; a cached one is used again.
+
+        Raises
+        ------
+        ArtifactsGone
+            MLflow no longer has it.
+        """
         target = directory / f"{self.model}-{version.run_id}"
         if (target / SERVING).is_dir():
             return target / SERVING
-        with self._talking(), new_directory(target) as temporary:
+        with self._reading(version), new_directory(target) as temporary:
             self._client.download_artifacts(version.run_id, SERVING, str(temporary))
         return target / SERVING
 
@@ -276,9 +292,11 @@ class ModelRegistry:
         ------
         UnknownVersion
             There is none of that number.
+        ArtifactsGone
+            MLflow no longer has the description.
         """
         version = self.version(number)
-        with self._talking(), tempfile.TemporaryDirectory() as scratch:
+        with self._reading(version), tempfile.TemporaryDirectory() as scratch:
             dataset = read_json(Path(self._client.download_artifacts(version.run_id, "dataset.json", scratch)))
         return asdict(version) | {"tags": dict(version.tags), "dataset": dataset}
 
@@ -471,7 +489,13 @@ class ModelRegistry:
 
     def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.model)
-        if found is not None and found.lifecycle_stage == "active":
+        if found is not None and found.lifecycle_stage != "active":
+            raise ExperimentDeleted(
+                f"the MLflow experiment {self.model!r} (id {found.experiment_id}) at {self.uri} was deleted, and a "
+                f"deleted one keeps its name. Bring it back: MLFLOW_TRACKING_URI={self.uri} mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}; or, to begin anew, remove it for good with `mlflow gc`"
+            )
+        if found is not None:
             return str(found.experiment_id)
         served = self.uri.startswith(("http://", "https://"))
         location = None if served else (self.settings.mlflow_dir / "artifacts" / self.model).as_uri()
@@ -487,26 +511,22 @@ class ModelRegistry:
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
-        client = self._client  # an import error is not an outage
-        assert client is not None
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import RequestException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
+        with explained(self.uri):
+            assert self._client is not None  # making one opens the database, where it is one
             yield
-        except (RequestException, SQLAlchemyError, ConnectionError) as error:
-            raise self._unavailable(error) from error
-        except MlflowException as error:
-            if isinstance(error.__context__, RequestException) or "API request to" in str(error):
-                raise self._unavailable(error) from error
-            raise
 
-    def _unavailable(self, error: BaseException) -> RegistryUnavailable:
-        return RegistryUnavailable(
-            f"MLflow at {self.uri} does not answer ({str(error)[:300]}). Nothing was registered and the champion is as "
-            "it was. Start it (make up), or set ETA_MLFLOW_TRACKING_URI, and run again"
-        )
+    @contextmanager
+    def _reading(self, version: Version) -> Iterator[None]:
+        """Around what reads the files of a version."""
+        try:
+            with self._talking():
+                yield
+        except (ArtifactsGone, FileNotFoundError) as error:
+            raise ArtifactsGone(
+                f"{self.model} version {version.version}: its files in MLflow are gone, or its run {version.run_id} is "
+                f"({error}). Restore them (a backup; `mlflow runs restore --run-id {version.run_id}` if it was only "
+                f"deleted), or promote another version: python -m training promote VERSION --model {self.model}"
+            ) from error
 
 
 def _is_move(key: str) -> bool:

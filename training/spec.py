@@ -154,6 +154,9 @@ class ModelSpec:
     label_horizon : timedelta
         How long every label takes to be decided: the parts of a split are at least so far apart. Zero for labels
         that are known sooner or later, row by row.
+    requires : tuple of str
+        Columns of an order without which there can be no such model: where the source does not have one, its training
+        is skipped, and says so.
     seed : int
     """
 
@@ -178,6 +181,7 @@ class ModelSpec:
     kind: str = "regression"
     label_horizon: timedelta = timedelta()
     search: SearchSpec = SearchSpec()
+    requires: tuple[str, ...] = ()
     owner: str = field(default="delivery-eta", kw_only=True)
 
     def __post_init__(self) -> None:

@@ -121,7 +121,7 @@ def fit(split: Split, dataset: Dataset, spec: ModelSpec, progress: Progress = LO
 def _prepared(
     train: pl.DataFrame, held_out: pl.DataFrame, dataset: Dataset, spec: ModelSpec
 ) -> tuple[tuple[Matrix, Vector], tuple[Matrix, Vector]]:
-    seen = _without_empty_columns(_as_trained(train, dataset, spec))
+    seen = without_empty_columns(_as_trained(train, dataset, spec))
     unseen = hide(matrix(held_out, dataset.inputs), dataset, spec, 1.0)
     return (seen, labels(train, spec)), (unseen, labels(held_out, spec))
 
@@ -134,7 +134,7 @@ def _error(model: Any, held_out: tuple[Matrix, Vector], spec: ModelSpec) -> floa
     return float(np.mean(spec.task.losses(spec.task.predict(model, held_out[0]), held_out[1])))
 
 
-def _without_empty_columns(inputs: Matrix) -> Matrix:
+def without_empty_columns(inputs: Matrix) -> Matrix:
     """`inputs` with 0 in columns that have no value at all.
 
     scikit-learn cannot bin a column without values. A constant has no split, so the model never looks at the column.

@@ -186,6 +186,14 @@ class Mapping(_Model):
             raise ValueError("name: 'simulator' is taken by the simulator, choose another")
         return self
 
+    @property
+    def mapped(self) -> list[str]:
+        """The canonical columns that get a value from the source; a constant null is none."""
+        given = [*self.columns.items(), *(item for version in self.versions for item in version.columns.items())]
+        return list(
+            dict.fromkeys(name for name, value in given if str(value).strip().casefold() not in ("none", "null"))
+        )
+
 
 class _StrictLoader(yaml.SafeLoader):
     """YAML whose plain words are text, and without repeated keys.

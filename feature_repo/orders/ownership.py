@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config import Settings
+from feature_repo.orders.columns import mapping_record
 from feature_repo.orders.landing import Watermark, read_watermark, write_atomically
 from feature_repo.orders.mapping_file import Mapping, MappingError, Time
 
@@ -44,6 +45,8 @@ class Record:
         What people decided for earlier ingestions.
     landed : int, optional
         Versions that have landed; None in a folder from before they were counted.
+    columns : list of str
+        Canonical columns that the mapping fills.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Record:
     formats: list[tuple[str, str]] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
     landed: int | None = None
+    columns: list[str] = field(default_factory=list)
 
     def after(self, formats: Iterable[tuple[str, str]], allowed: Iterable[str], landed: int) -> Record:
         """The record with what one more ingestion decided and landed."""
@@ -70,7 +74,7 @@ def read_record(settings: Settings) -> Record | None:
     MappingError
         It is damaged.
     """
-    path = _record_file(settings)
+    path = mapping_record(settings)
     try:
         content = json.loads(path.read_text())
         formats = [(str(meant), str(other)) for meant, other in content.pop("formats", [])]
@@ -83,7 +87,7 @@ def read_record(settings: Settings) -> Record | None:
 
 def write_record(settings: Settings, record: Record) -> None:
     """Put the record into place in one rename."""
-    write_atomically(_record_file(settings), json.dumps(asdict(record), indent=2) + "\n")
+    write_atomically(mapping_record(settings), json.dumps(asdict(record), indent=2) + "\n")
 
 
 def require_own_landing(plan: Mapping, settings: Settings) -> tuple[Watermark | None, Record]:
@@ -113,11 +117,7 @@ def require_own_landing(plan: Mapping, settings: Settings) -> tuple[Watermark | 
             f"the mapping {plan.name!r} has changed since orders were landed in {settings.landing_orders}; the same "
             f"orders would come in a second time with other values: {other}"
         )
-    return watermark, record or Record(plan.name, _plan_hash(plan), landed=0)
-
-
-def _record_file(settings: Settings) -> Path:
-    return settings.landing_orders / "_mapping.json"
+    return watermark, replace(record or Record(plan.name, _plan_hash(plan), landed=0), columns=plan.mapped)
 
 
 def _plan_hash(plan: Mapping) -> str:

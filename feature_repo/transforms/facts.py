@@ -8,6 +8,7 @@ again.
 
 import functools
 import operator
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 import ibis
@@ -63,6 +64,22 @@ VALUES = (
 """Integer columns of a fact, null where the version does not tell. The two durations are null for scheduled orders:
 how long those take says when they were wanted. `asap` is 1 for the others."""
 
+NEEDED_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    ACCEPTED: ("accepted_at",),
+    DECLINED: ("accepted_at",),
+    PICKED_UP: ("picked_up_at",),
+    DELIVERED: ("delivered_at",),
+    SHIFT_BEGAN: ("delivered_at", "driver_id", "zone_id"),
+    SHIFT_ENDED: ("delivered_at", "driver_id", "zone_id"),
+    "value_cents": ("order_value",),
+    "distance_metres": ("distance_km",),
+    "delivery_seconds": ("delivered_at",),
+    "preparation_seconds": ("accepted_at", "picked_up_at"),
+    "on_time": ("delivered_at", "promised_minutes"),
+    "too_slow": ("delivered_at", "promised_minutes"),
+}
+"""By fact or value: the columns of an order without each of which no source tells it."""
+
 _TIE_BREAKERS = (
     "updated_at",
     "status",
@@ -96,7 +113,7 @@ def tied_orders(versions: ir.Table) -> ir.Table:
     return instants.filter(instants.versions > 1).select("order_id").distinct()
 
 
-def facts(versions: ir.Table, window: Window, tied: pl.DataFrame) -> ir.Table:
+def facts(versions: ir.Table, window: Window, tied: pl.DataFrame, absent: Collection[str] = ()) -> ir.Table:
     """The facts that first became known in a window.
 
     Parameters
@@ -106,6 +123,9 @@ def facts(versions: ir.Table, window: Window, tied: pl.DataFrame) -> ir.Table:
     window : Window
     tied : polars.DataFrame
         What `tied_orders` says of these versions.
+    absent : collection of str
+        Columns that the source does not have. A fact that needs one is never shown: where nobody tells whether an
+        order was accepted, a cancelled one was not declined.
 
     Returns
     -------
@@ -114,7 +134,9 @@ def facts(versions: ir.Table, window: Window, tied: pl.DataFrame) -> ir.Table:
         Several facts that became known together share a row; a fact is true in at most one row of its order.
     """
     start, end = int(window.start.timestamp()), int(window.end.timestamp())
-    firsts = _first_shown(_in_order(_measure(versions), tied), back_to=start - int(OPEN_AT_MOST.total_seconds()))
+    firsts = _first_shown(
+        _in_order(_measure(versions, absent), tied), back_to=start - int(OPEN_AT_MOST.total_seconds())
+    )
     shown = firsts.mutate(**_none_of(*ENDS, *SHIFTS))
     columns = ["known_second", *ENTITY_KEYS, *VALUES, *FACTS]
     known = ibis.union(*[part.select(columns) for part in (shown, _ends(firsts), _shifts(firsts))], distinct=False)
@@ -135,7 +157,13 @@ def seconds(instant: ir.Value) -> ir.Value:
     return (unix_micros(instant) // 1_000_000).cast("int64")
 
 
-def _shown(versions: ir.Table) -> dict[str, ir.Value]:
+def _shown(versions: ir.Table, absent: Collection[str]) -> dict[str, ir.Value]:
+    shown = _shown_by_all_columns(versions)
+    untold = [fact for fact in shown if not set(absent).isdisjoint(NEEDED_COLUMNS.get(fact, ()))]
+    return shown | _none_of(*untold)
+
+
+def _shown_by_all_columns(versions: ir.Table) -> dict[str, ir.Value]:
     cancelled = versions.status == CANCELLED
     return {
         PLACED: ibis.literal(True),
@@ -147,7 +175,7 @@ def _shown(versions: ir.Table) -> dict[str, ir.Value]:
     }
 
 
-def _measure(versions: ir.Table) -> ir.Table:
+def _measure(versions: ir.Table, absent: Collection[str]) -> ir.Table:
     """Add the integer values and, as `shows_*`, the facts that each version shows."""
     v = versions
     delivery = seconds(v.delivered_at) - seconds(v.placed_at)
@@ -162,7 +190,7 @@ def _measure(versions: ir.Table) -> ir.Table:
         on_time=ibis.cases((late, ibis.null("int64")), (~late, 1)),
         too_slow=ibis.cases((late, 1), (~late, ibis.null("int64"))),
         asap=ibis.cases((v.is_asap, 1), else_=ibis.null("int64")),
-        **{f"shows_{fact}": shown for fact, shown in _shown(v).items()},
+        **{f"shows_{fact}": shown for fact, shown in _shown(v, absent).items()},
     )
 
 

@@ -10,7 +10,7 @@ import importlib
 import json
 import sys
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,7 @@ class Scenario:
 
     `results` maps "module:function" to what its stand-in returns ({"raise": message} to fail); functions that are not
     named run for real. `coverage` is the instant up to which features have been computed, if any have; `landed`, since
-    when orders have landed.
+    when orders have landed. A task has `retries`, without a pause between them.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Scenario:
     conf: dict[str, Any] = field(default_factory=dict)
     coverage: str | None = None
     landed: str | None = None
+    retries: int = 0
 
 
 def stand_in(target: str, result: Any, calls: list[list[str]]) -> None:
@@ -94,7 +95,7 @@ def run(scenario: Scenario, bag: Any) -> dict[str, Any]:
     # Airflow 3.3.2 fails at the end of `dag.test()` of a DAG with a deadline (apache/airflow#73428).
     dag.deadline = None
     for task in dag.tasks:
-        task.retries = 0  # their delays are minutes
+        task.retries, task.retry_delay = scenario.retries, timedelta()
     finished = dag.test(
         logical_date=datetime.fromisoformat(scenario.logical_date) if scenario.logical_date else None,
         run_after=datetime.fromisoformat(scenario.run_after),
@@ -103,6 +104,7 @@ def run(scenario: Scenario, bag: Any) -> dict[str, Any]:
     return {
         "state": str(finished.state),
         "tasks": {instance.task_id: str(instance.state) for instance in finished.get_task_instances()},
+        "tries": {instance.task_id: instance.try_number for instance in finished.get_task_instances()},
         "calls": calls,
         "alerts": [json.loads(line) for line in alerts.read_text().splitlines()] if alerts.exists() else [],
         "assets": asset_events()[earlier:],

@@ -99,6 +99,18 @@ SCENARIOS = [
     monitoring("monitoring: nothing", "none", "all checks passed"),
     monitoring("monitoring: alert", "alert", "not enough data: 0 predictions"),
     monitoring("monitoring: retrain", "retrain", "prediction has drifted"),
+    Scenario("params: malformed", "feature_pipeline", conf={"start": "yesterday", "end": "today"}, retries=2),
+    Scenario(
+        "params: backwards", "monitoring", conf={"start": "2026-05-02T00:00Z", "end": "2026-05-01T00:00Z"}, retries=2
+    ),
+    Scenario("params: unknown", "live_features", conf={"as_off": "2026-05-02T00:00Z"}, retries=2),
+    Scenario(
+        "params: as of",
+        "training_pipeline",
+        {"training.pipeline:build_dataset": {"raise": "seen"}},
+        conf={"as_of": "2026-04-30T12:00:00+02:00"},
+        coverage=COMPUTED,
+    ),
     Scenario("scoring: good", "batch_scoring", {"serving.batch:score": {"rows": 5}}, coverage=COMPUTED),
     Scenario(
         "scoring: no champion",
@@ -296,3 +308,22 @@ def test_scoring_without_a_champion_is_red_and_says_what_to_do(results) -> None:
     result = results["scoring: no champion"]
     assert (result["state"], result["assets"]) == ("failed", [])
     assert "no champion: make train" in only_alert(result)["body"]
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "said"),
+    [
+        ("params: malformed", "fill_gap", "parameter start = 'yesterday' is no time"),
+        ("params: backwards", "join_outcomes", "parameter end = '2026-05-01T00:00Z' is not after parameter start"),
+        ("params: unknown", "refresh", "there is no parameter 'as_off'"),
+    ],
+)
+def test_parameters_that_cannot_be_meant_end_the_run_at_the_first_try(results, name: str, task: str, said: str) -> None:
+    result = results[name]
+    assert (result["state"], result["tasks"][task], result["calls"]) == ("failed", "failed", [])
+    assert result["tries"][task] == 1
+    assert said in only_alert(result)["body"]
+
+
+def test_a_model_is_trained_as_of_the_parameter(results) -> None:
+    assert results["params: as of"]["calls"] == [["build_dataset", "2026-04-30 10:00:00+00:00"]]

@@ -54,22 +54,6 @@ def test_without_either_it_is_the_last_full_span_before_the_run(span, window: st
     assert str(run_window(context(), **span)).endswith("2026-05-02 03:00) UTC")
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "message"),
-    [
-        ("2026-05-01T00:00Z", None, "give both parameters start and end, or neither"),
-        ("2026-05-01T00:30Z", "2026-05-01T02:00Z", "window start .* is not on the full hour"),
-        ("2026-05-01T00:00", "2026-05-01T02:00", "has no time zone"),
-        ("2026-05-01T03:00Z", "2026-05-01T02:00Z", "not after its start"),
-    ],
-)
-def test_parameters_that_are_no_window_are_refused(start, end, message: str) -> None:
-    from dags._defaults import run_window
-
-    with pytest.raises(ValueError, match=message):
-        run_window(context(start, end))
-
-
 def test_as_of_is_the_end_of_the_interval_or_when_the_run_was_asked_for() -> None:
     from dags._defaults import run_as_of
 

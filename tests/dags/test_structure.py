@@ -12,24 +12,21 @@ import pytest
 
 from tests.dags.conftest import ROOT
 from tests.dags.runner import DAGS
+from tests.dags.test_params import context, refused
 
+OTHER_TRAININGS = {f"training_{path.stem}" for path in (ROOT / "training" / "models").glob("[!_]*.py")} - {
+    "training_delivery_time"
+}
 EXPECTED = {
     "feature_pipeline",
     "live_features",
     "training_pipeline",
-    "training_customer_churn",
     "monitoring",
     "batch_scoring",
-}
-# The first is the publication delay that training relies on.
-DEADLINE_MINUTES = {
-    "feature_pipeline": 10,
-    "live_features": 15,
-    "batch_scoring": 60,
-    "monitoring": 60,
-    "training_pipeline": 120,
-    "training_customer_churn": 120,
-}
+} | OTHER_TRAININGS
+# The first is the publication delay that training relies on. A model of any name has the training's.
+DEADLINE_MINUTES = {"feature_pipeline": 10, "live_features": 15, "batch_scoring": 60, "monitoring": 60}
+TRAINING_MINUTES = 120
 HEAVY = ["feast", "mlflow", "great_expectations", "evidently", "sklearn", "pandas", "polars", "duckdb", "ibis"]
 
 DESCRIBE = """
@@ -43,6 +40,7 @@ print("DESCRIPTION " + json.dumps({
         dag.dag_id: {
             "doc": dag.doc_md, "tags": sorted(dag.tags), "catchup": dag.catchup, "start": str(dag.start_date),
             "paused": bool(dag.is_paused_upon_creation),
+            "params": sorted(dag.params),
             "max_active_runs": dag.max_active_runs, "timetable": type(dag.timetable).__name__,
             "deadlines": [[d.reference.reference_name, d.interval.total_seconds(), d.callback.path]
                           for d in dag.deadline or []],
@@ -55,6 +53,7 @@ print("DESCRIPTION " + json.dumps({
                     "upstream": sorted(task.upstream_task_ids),
                     "silence": getattr(task, "defaults", None),
                     "outlets": [asset.name for asset in task.outlets],
+                    "first": getattr(task._pre_execute_hook, "__qualname__", None),
                 } for task in dag.tasks
             },
         } for dag in bag.dags.values()
@@ -87,7 +86,7 @@ def dag_files() -> list[Path]:
 
 def test_all_dags_are_there_without_an_import_error(description) -> None:
     assert description["errors"] == {}
-    assert set(description["dags"]) >= EXPECTED
+    assert set(description["dags"]) == EXPECTED
 
 
 def test_parsing_imports_none_of_the_heavy_libraries(description) -> None:
@@ -102,7 +101,7 @@ def test_every_dag_has_docs_tags_a_fixed_start_a_deadline_and_runs_one_at_a_time
         assert dag["start"] == "2026-01-01 00:00:00+00:00", name
         ((reference, seconds, callback),) = dag["deadlines"]
         assert (reference, callback) == ("DagRunQueuedAtDeadline", "plugins.notifier.AlertNotifier"), name
-        assert seconds == DEADLINE_MINUTES[name] * 60, name
+        assert seconds == DEADLINE_MINUTES.get(name, TRAINING_MINUTES) * 60, name
 
 
 def test_every_task_has_owner_retries_backoff_timeout_and_tells_when_it_fails(description) -> None:
@@ -113,6 +112,18 @@ def test_every_task_has_owner_retries_backoff_timeout_and_tells_when_it_fails(de
             assert (task["retries"], task["backoff"]) == (3, True), where
             assert task["timeout"] == 1800, where
             assert task["callbacks"] == ["AlertNotifier"], where
+
+
+def test_every_task_of_every_dag_looks_at_the_parameters_first(description) -> None:
+    first = {task["first"] for dag in description["dags"].values() for task in dag["tasks"].values()}
+    assert first == {"require_usable_params"}
+
+
+@pytest.mark.parametrize("value", ["yesterday", "2026-05-01T00:00", "2026-05-01T00:30Z", "2226-05-01T00:00Z"])
+def test_every_parameter_of_every_dag_is_refused_by_its_name(description, value: str) -> None:
+    for dag in description["dags"].values():
+        for param in dag["params"]:
+            refused(context(tuple(dag["params"]), **{param: value}), f"parameter {param} = '{value}' ")
 
 
 def test_nothing_runs_after_a_failed_task(description) -> None:
@@ -126,7 +137,7 @@ def test_time_tables_have_intervals_and_training_also_starts_on_an_asset(descrip
         "feature_pipeline": "CronDataIntervalTimetable",
         "live_features": "CronDataIntervalTimetable",
         "training_pipeline": "AssetOrTimeSchedule",
-        "training_customer_churn": "CronDataIntervalTimetable",
+        **dict.fromkeys(OTHER_TRAININGS, "CronDataIntervalTimetable"),
         "monitoring": "CronDataIntervalTimetable",
         "batch_scoring": "CronDataIntervalTimetable",
     }
@@ -134,7 +145,8 @@ def test_time_tables_have_intervals_and_training_also_starts_on_an_asset(descrip
 
 def test_only_the_main_models_training_runs_by_itself_at_first(description) -> None:
     paused = {name for name, dag in description["dags"].items() if dag["paused"]}
-    assert paused == {"training_customer_churn"}
+    assert paused == OTHER_TRAININGS
+    assert "training_customer_churn" in paused
 
 
 def test_with_approval_a_person_stands_before_registration_and_their_silence_declines(airflow_environment) -> None:

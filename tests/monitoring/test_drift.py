@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from monitoring.drift import ColumnDrift, bounded, compare, served_inputs, summary
+from monitoring.report import DRIFT_PAGE, write_snapshot
 from tests.monitoring.conftest import DAY, INPUTS, feature_rows, logged, with_predictions
 
 NAMES = [*INPUTS, "prediction"]
@@ -75,6 +76,53 @@ def test_constant_absent_and_new_columns_have_their_own_statuses() -> None:
         "moved": ("compared", True),
     }
     assert snapshot is not None
+
+
+ROUNDED = 1.0000000000000002
+
+
+# Two values that take turns in the reference, two in the window; what is said of them.
+ODD = {
+    "rounding in both": ([1.0, ROUNDED], [1.0, ROUNDED], "constant", False),
+    "rounding in the reference": ([1.0, ROUNDED], [1.0, 1.0], "constant", False),
+    "rounding now": ([5.5, 5.5], [5.5, 5.500000000000001], "constant", False),
+    "another last digit": ([0.3, 0.3], [0.1 + 0.2, 0.1 + 0.2], "constant", False),
+    "single precision": ([0.3, 0.30000001], [0.30000002, 0.3], "constant", False),
+    "rounding of a large value": ([1e17, 1e17 + 16], [1e17 + 16, 1e17], "constant", False),
+    "rounding of a negative value": ([-1.0, -ROUNDED], [-ROUNDED, -1.0], "constant", False),
+    "zeros": ([0.0, -0.0], [-0.0, 5e-324], "constant", False),
+    "instants": ([1.7e15, 1.7e15 + 0.25], [1.7e15 + 0.5, 1.7e15], "constant", False),
+    "rounding beside a real difference": ([1.0, 2.0], [1.0, 2.0 + 1e-15], "compared", False),
+    "a small difference": ([1.0, 1.001], [1.0, 1.001], "compared", False),
+    "tiny": ([0.0, 5e-40], [5e-40, 0.0], "compared", False),
+    "as wide as it gets": ([1.0, 3e38], [1.0, -3e38], "compared", True),
+    "a value never seen": ([1.0, 2.0], [7.0, 7.0], "compared", True),
+    "infinite in single precision": ([1e300, 1e301], [1e300, 1e301], "absent", False),
+    "infinities": ([float("inf"), 1.0], [1.0, float("-inf")], "constant", False),
+    "nothing finite now": ([float("inf"), 1.0], [float("nan"), float("-inf")], "empty", True),
+    "one value, new": ([None, None], [None, 1.0], "new", True),
+    "one value in each": ([None, 1.0], [None, 1.0], "constant", False),
+}
+
+
+def test_a_column_of_whatever_values_is_judged_and_the_page_is_written(tmp_path) -> None:
+    """All in one frame: none of them may stop the others, either."""
+    schema = dict.fromkeys(ODD, pl.Float64)
+    reference = pl.DataFrame({name: before * 45 for name, (before, *_) in ODD.items()}, schema)
+    current = pl.DataFrame({name: now * 45 for name, (_, now, *_) in ODD.items()}, schema)
+    columns, snapshot = compare(reference, current, list(ODD))
+    found = {column.name: (column.status, column.drifted) for column in columns}
+    assert found == {name: (status, drifted) for name, (_, _, status, drifted) in ODD.items()}
+    write_snapshot(tmp_path, snapshot)
+    assert (tmp_path / DRIFT_PAGE).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_window_of_one_row_or_none_is_compared(rows: int, tmp_path) -> None:
+    columns, snapshot = compare(REFERENCE, with_predictions(feature_rows(9)).head(rows), NAMES)
+    assert columns[-1].status == ("compared" if rows else "empty")
+    if snapshot is not None:
+        write_snapshot(tmp_path, snapshot)
 
 
 def test_with_nothing_to_compare_there_is_no_report() -> None:

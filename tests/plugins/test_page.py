@@ -7,13 +7,15 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import polars as pl
 import pytest
 from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 
 from config import Settings, get_settings
-from plugins.loop_state import Section, loop_state
+from feature_repo.orders.columns import mapping_record
+from plugins.loop_state import Section, _champion_of, loop_state
 from plugins.notify import Alert, send_alert
 from plugins.page import create_app, render
 
@@ -143,3 +145,34 @@ def test_airflow_loads_the_plugin_and_only_it(tmp_path) -> None:
     names, errors, prefix, views = json.loads(line.removeprefix("LOADED "))
     assert (names, errors, prefix) == (["delivery_eta"], {}, "/delivery-eta")
     assert views[0]["href"] == "/delivery-eta/"
+
+
+def champion_answered(settings: Settings, alias: tuple[int, dict], run: tuple[int, dict]) -> dict[str, str]:
+    def answer(request: httpx.Request) -> httpx.Response:
+        status, content = alias if request.url.path.endswith("alias") else run
+        return httpx.Response(status, json=content)
+
+    with httpx.Client(base_url="http://mlflow.test", transport=httpx.MockTransport(answer)) as client:
+        return dict(_champion_of(client, settings).rows)
+
+
+def test_a_champion_whose_run_is_gone_is_still_shown(settings: Settings) -> None:
+    version = {"model_version": {"name": "delivery_time", "version": "3", "run_id": "abc"}}
+    rows = champion_answered(settings, (200, version), (404, {"error_code": "RESOURCE_DOES_NOT_EXIST"}))
+    assert rows == {"version": "delivery_time 3", "run": "abc is gone from MLflow, and its errors with it"}
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_a_model_without_a_champion_is_no_server_that_is_down(settings: Settings, status: int) -> None:
+    rows = champion_answered(settings, (status, {"message": "Registered model alias champion not found."}), (500, {}))
+    assert rows["version"].startswith("none yet")
+
+
+def test_a_view_without_rows_says_what_the_source_lacks(settings: Settings) -> None:
+    for view in ("customer_stats", "zone_stats"):
+        (settings.features / view).mkdir(parents=True)
+    record = mapping_record(settings)
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"columns": ["order_id", "zone_id"]}))
+    shown = facts(settings)["Features"]
+    assert shown == {"customer_stats": "no rows: the source has no customer_id", "zone_stats": "no rows"}

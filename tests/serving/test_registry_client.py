@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from config import Settings
-from serving.bundle import Bundle
+from serving.bundle import BUNDLE_FILES, Bundle
 from serving.errors import BundleError, NoChampion, RegistryUnavailable
 from serving.registry_client import BundleCache, DirectoryRegistry, MlflowRegistry, ModelRef, registry_from
 from tests.conftest import free_port
@@ -209,6 +209,26 @@ def answering(response: httpx.Response) -> MlflowRegistry:
 def test_an_unexpected_answer_is_unavailable_not_a_missing_champion(response: httpx.Response, message: str):
     with pytest.raises(RegistryUnavailable, match=message):
         answering(response).resolve(NAME, "champion")
+
+
+def test_a_run_that_is_gone_behind_a_version_is_named(tmp_path: Path):
+    gone = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run with id=abc not found"}
+    ref = ModelRef(NAME, "7", "champion", "runs:/abc/serving", "1")
+    with pytest.raises(BundleError, match=r"the run abc of runs:/abc/serving is gone from .*promote another version"):
+        answering(httpx.Response(404, json=gone)).fetch(ref, tmp_path)
+
+
+def test_a_file_that_is_gone_is_named_with_its_version(tmp_path: Path):
+    def answer(request: httpx.Request) -> httpx.Response:
+        listed = {"files": [{"path": f"serving/{name}"} for name in BUNDLE_FILES]}
+        return httpx.Response(200, json=listed) if "path" in request.url.params else httpx.Response(404)
+
+    registry = MlflowRegistry("http://mlflow.test")
+    registry.client = httpx.Client(base_url="http://mlflow.test", transport=httpx.MockTransport(answer))
+    with pytest.raises(
+        BundleError, match=f"{NAME} version 7: {BUNDLE_FILES[0]} is gone from mlflow-artifacts:/1/serving"
+    ):
+        registry.fetch(ModelRef(NAME, "7", "champion", "mlflow-artifacts:/1/serving", "1"), tmp_path)
 
 
 def test_a_source_outside_of_the_artifact_proxy_says_what_to_do(tmp_path: Path):

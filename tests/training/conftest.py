@@ -68,6 +68,7 @@ def description(as_of: datetime = AS_OF, **changes: Any) -> dict[str, Any]:
         "order_partitions": [{"path": "lake/orders/day=2026-04-01/rows.parquet", "sha256": "a" * 64}],
         "feature_tables": {"restaurant_stats": "b" * 64},
         "absent_columns": [],
+        "absent_inputs": [],
     } | changes
 
 

@@ -121,7 +121,7 @@ def test_a_source_without_a_column_still_trains_and_says_so(stored, spec):
     rows = market().with_columns(
         pl.lit(None, pl.Float64).alias("distance_km"), pl.lit(None, pl.Float64).alias(DRIVER_MEAN)
     )
-    verdict = check_dataset(stored(rows, absent_columns=["distance_km", "driver_id"]), spec)
+    verdict = check_dataset(stored(rows, absent_inputs=[DRIVER_MEAN, "distance_km"]), spec)
     assert not verdict["stopped"]
     assert verdict["absent_in_source"] == [DRIVER_MEAN, "distance_km"]
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sqlite3
 import threading
-import time
+from pathlib import Path
 
 import pytest
 
 from config import Settings
 from tests.training.conftest import AS_OF, description
 from training import __main__ as command_line
-from training.errors import ChampionMoved, NothingToRollBack, RegistryUnavailable, UnknownVersion, VersionInUse
+from training.errors import (
+    ArtifactsGone,
+    ChampionMoved,
+    ExperimentDeleted,
+    NothingToRollBack,
+    RegistryRefuses,
+    RegistryUnavailable,
+    UnknownVersion,
+    VersionInUse,
+)
 from training.lineage import lineage_tags, render_tree
 from training.registry import ModelRegistry
 
@@ -198,15 +210,77 @@ def test_lineage_is_a_tree_down_to_the_order_partitions(three):
     assert tree.splitlines()[-1].strip() == "└── lake/orders/day=2026-04-01/rows.parquet  aaaaaaaaaaaa"
 
 
-def test_a_dead_server_is_reported_quickly_and_by_every_call(settings):
+def test_a_dead_server_is_reported_by_every_call_after_few_retries(settings):
     dead = ModelRegistry(
         Settings(mlflow_tracking_uri_override="http://127.0.0.1:9", data_dir=settings.data_dir), "delivery_time"
     )
-    begun = time.monotonic()
     for call in (dead.check, dead.champion, dead.history):
         with pytest.raises(RegistryUnavailable, match=r"does not answer .*Nothing was registered"):
             call()
-    assert time.monotonic() - begun < 40
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) == 1
+
+
+def test_a_deleted_experiment_says_so_and_how_to_restore_it(three, capsys):
+    three._client.delete_experiment(three._experiment())
+    with pytest.raises(
+        ExperimentDeleted, match=r"experiment 'delivery_time' \(id 1\) .* was deleted.*restore --exp.* 1;"
+    ):
+        three.start_run("again", {}, {})
+    assert not ExperimentDeleted.transient
+    three._client.restore_experiment("1")
+    assert three.start_run("again", {}, {})
+
+
+def test_a_deleted_run_says_so_and_how_to_restore_it(three):
+    run_id = three.version("1").run_id
+    three._client.delete_run(run_id)
+    for call in (lambda: three.log_parameters(run_id, {"a": 1}), lambda: three.end_run(run_id)):
+        with pytest.raises(
+            RegistryRefuses, match=rf"run {run_id} must be in the 'active' state.*runs restore --run-id"
+        ):
+            call()
+    assert three.champion() is None
+
+
+def test_files_that_are_gone_are_named_with_their_version_and_run(three, settings, tmp_path):
+    version = three.version("2")
+    shutil.rmtree(settings.mlflow_dir / "artifacts")
+    for call in (lambda: three.lineage("2"), lambda: three.fetch_bundle(version, tmp_path)):
+        with pytest.raises(ArtifactsGone, match=rf"delivery_time version 2: .*{version.run_id}.*promote VERSION"):
+            call()
+    assert not list(tmp_path.glob("delivery_time*"))
+
+
+def test_a_run_that_was_purged_is_named_with_its_version(three, settings):
+    run_id, database = three.version("3").run_id, settings.mlflow_tracking_uri.removeprefix("sqlite:///")
+    with sqlite3.connect(database) as connection:
+        for table in ("params", "tags", "metrics", "latest_metrics", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [run_id])
+    with pytest.raises(ArtifactsGone, match=rf"delivery_time version 3: .*Run with id={run_id} not found"):
+        three.lineage("3")
+    assert not three.run_exists(run_id)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "said"),
+    [
+        (
+            "UPDATE alembic_version SET version_num = 'ffffffffffff'",
+            RegistryRefuses,
+            "made by another MLflow .*newer one",
+        ),
+        (None, RegistryUnavailable, "file is not a database"),
+    ],
+)
+def test_a_database_that_this_mlflow_cannot_read_says_why(settings, damage, kind, said):
+    path = Path(settings.mlflow_tracking_uri.removeprefix("sqlite:///"))
+    if damage is None:
+        path.write_bytes(b"no database at all" * 100)
+    else:
+        with sqlite3.connect(path) as connection:
+            connection.execute(damage)
+    with pytest.raises(kind, match=said):
+        ModelRegistry(settings, "delivery_time").versions()
 
 
 def test_the_command_line_moves_and_lists(three, capsys):
@@ -240,3 +314,10 @@ def test_the_command_line_reports_an_error_in_one_line(three, capsys):
 def test_a_model_without_versions_says_how_to_get_one(registry, capsys):
     assert command_line.main(["models"]) == 0
     assert "no versions yet: train one (make train MODEL=delivery_time)" in capsys.readouterr().out
+
+
+def test_the_command_line_says_why_there_is_no_such_model(settings, monkeypatch, capsys):
+    skipped = {"model": "customer_churn", "as_of": "2026-05-01", "status": "skipped", "reason": "it needs customer_id"}
+    monkeypatch.setattr("training.pipeline.run", lambda *_: skipped)
+    assert command_line.main(["run", "--model", "customer_churn"]) == 4
+    assert "customer_churn as of 2026-05-01: skipped\n  it needs customer_id" in capsys.readouterr().out

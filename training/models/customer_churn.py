@@ -86,6 +86,7 @@ SPEC = ModelSpec(
     kind="classification",
     limits=DatasetLimits(minimum_rows=500, label_minimum=0, label_maximum=1),
     label_horizon=HORIZON,
+    requires=("customer_id",),
     window_days=365,
     estimator="sklearn.ensemble.HistGradientBoostingClassifier",
     parameters={"max_iter": 300, "early_stopping": True, "n_iter_no_change": 15},

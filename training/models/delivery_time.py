@@ -57,6 +57,7 @@ SPEC = ModelSpec(
     instant="placed_at",
     label="delivery_minutes",
     unit="minutes",
+    requires=("delivered_at",),
     limits=DatasetLimits(minimum_rows=500, label_minimum=SHORTEST, label_maximum=LONGEST),
     estimator="sklearn.ensemble.HistGradientBoostingRegressor",
     parameters={"max_iter": 300, "early_stopping": True, "n_iter_no_change": 15},

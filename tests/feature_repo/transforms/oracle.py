@@ -1,4 +1,8 @@
-"""The features by brute force, in plain Python, from the order versions alone: slow, and simple enough to believe."""
+"""The features by brute force, in plain Python, from the order versions alone: slow, and simple enough to believe.
+
+Of the definitions it takes what a view is about (its key, its facts, windows and beats), so that a new feature needs
+nothing here. What the values must be, it knows by itself; a feature that it does not know has its rows checked only.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+from feature_repo.transforms.spec import FIRST_BEAT
+from feature_repo.transforms.views import TRANSFORMS
 
 Version = dict[str, Any]
 HOUR = timedelta(hours=1)
@@ -32,39 +39,6 @@ FIELDS_IN_TIE_ORDER = [
     "order_value",
     "promised_minutes",
 ]
-KEYS = {
-    "restaurant_stats": "restaurant_id",
-    "driver_stats": "driver_id",
-    "customer_stats": "customer_id",
-    "zone_stats": "zone_id",
-    "zone_live": "zone_id",
-}
-FACTS = {
-    "restaurant_stats": {"placed", "accepted", "declined", "picked_up", "delivered"},
-    "driver_stats": {"delivered"},
-    "customer_stats": {"placed"},
-    "zone_stats": {"placed", "delivered", "closed", "abandoned"},
-    "zone_live": {"placed", "delivered", "closed", "abandoned", "shift_began", "shift_ended"},
-}
-WINDOWS = {
-    "restaurant_stats": (7 * DAY, 28 * DAY),
-    "driver_stats": (28 * DAY,),
-    "customer_stats": (30 * DAY,),
-    "zone_stats": (HOUR, DAY, 7 * DAY),
-    "zone_live": (HOUR,),
-}
-HEARTBEATS = {
-    "restaurant_stats": 28 * DAY,
-    "driver_stats": 28 * DAY,
-    "customer_stats": 90 * DAY,
-    "zone_stats": 7 * DAY,
-    "zone_live": DAY,
-}
-MONDAYS_ONLY = {"customer_stats"}
-STEPS = {"zone_live": timedelta(minutes=2)}
-"""An hour for the others."""
-BEATS = {"zone_live": timedelta(minutes=10)}
-"""A day for the others."""
 SHIFT = 2 * HOUR
 
 
@@ -87,7 +61,7 @@ def facts_of(versions: Iterable[Version], until: datetime) -> list[Fact]:
 
 def features(view: str, entity: str, at: datetime, facts: list[Fact]) -> dict[str, Any]:
     """The features of one entity at one instant, from what was known strictly before."""
-    mine = [fact for fact in facts if fact.version[KEYS[view]] == entity and fact.known_at < at]
+    mine = [fact for fact in facts if fact.version[TRANSFORMS[view].key] == entity and fact.known_at < at]
     by_view = {
         "restaurant_stats": _restaurant,
         "driver_stats": _driver,
@@ -95,30 +69,31 @@ def features(view: str, entity: str, at: datetime, facts: list[Fact]) -> dict[st
         "zone_stats": _zone,
         "zone_live": _zone_live,
     }
-    return by_view[view](mine, at)
+    return by_view[view](mine, at) if view in by_view else {}
 
 
 def row_instants(view: str, start: datetime, end: datetime, facts: list[Fact]) -> set[tuple[str, datetime]]:
     """The entities and instants in `(start, end]` at which there must be a row, and no others."""
     hours: dict[str, set[datetime]] = defaultdict(set)
-    step, beats = STEPS.get(view, HOUR), BEATS.get(view, DAY)
+    transform = TRANSFORMS[view]
+    step, kinds = transform.step, {partial.measure.fact for partial in transform.partials}
     for fact in facts:
-        entity = fact.version[KEYS[view]]
-        if entity is not None and fact.kind in FACTS[view]:
+        entity = fact.version[transform.key]
+        if entity is not None and fact.kind in kinds:
             midnight = fact.known_at.replace(hour=0, minute=0, second=0, microsecond=0)
             hours[entity].add(midnight + (fact.known_at - midnight) // step * step)
     expected = set()
     for entity, tiles in hours.items():
         for tile in tiles:
-            changes = [tile + step, *(tile + step + window for window in WINDOWS[view])]
+            changes = [tile + step, *(tile + step + window for window in transform.windows)]
             expected |= {(entity, at) for at in changes if start < at <= end}
         at, ordered = start.replace(hour=0), sorted(tiles)
         while at <= end:
-            beat = view not in MONDAYS_ONLY or at.weekday() == 0
+            beat = (at - FIRST_BEAT) % transform.beat == timedelta()
             before = bisect.bisect_left(ordered, at)
-            if beat and at > start and before and ordered[before - 1] >= at - HEARTBEATS[view]:
+            if beat and at > start and before and ordered[before - 1] >= at - transform.heartbeat:
                 expected.add((entity, at))
-            at += beats
+            at += min(transform.beat, DAY)
     return expected
 
 

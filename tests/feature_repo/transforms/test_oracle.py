@@ -65,7 +65,7 @@ def test_between_two_rows_nothing_changes_but_the_days_since_the_last_order(hist
 
 def test_rows_are_promised_after_the_publication_delay(history):
     _, _, rows = history
-    minutes = {view: 2 if view == "zone_live" else 10 for view in rows}
+    minutes = {view: 2 if TRANSFORMS[view].is_live else 10 for view in rows}
     for view, frame in rows.items():
         delays = (frame["created"] - frame["event_timestamp"]).unique().to_list()
         assert delays == [timedelta(minutes=minutes[view])]
