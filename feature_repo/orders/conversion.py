@@ -18,6 +18,7 @@ import duckdb
 import polars as pl
 
 from feature_repo.lake import TIMESTAMP
+from feature_repo.orders.identity import refuse_changed
 from feature_repo.orders.mapping_file import UNIX_FORMATS, Mapping, MappingError, SQLValue, Time, Version, suggest
 from feature_repo.orders.reading.numbers import number_advice, number_of
 from feature_repo.orders.schema import EVENT_TIMES, LANDING_SCHEMA, ORDER_SCHEMA
@@ -67,6 +68,7 @@ def convert(connection: duckdb.DuckDBPyConnection, mapping: Mapping, now: dateti
     for_each_part(connection, lambda: _add_typed(connection, mapping))
     connection.execute(f"CREATE TABLE judged AS {_judged(now)}")
     connection.execute("DROP TABLE typed")
+    refuse_changed(connection, ROW)
     connection.execute(f"CREATE TABLE refused_rows ({ROW} BIGINT, source_row VARCHAR)")
     for_each_part(connection, lambda: _add_refused_rows(connection))
     connection.execute(f"""

@@ -20,6 +20,7 @@ import polars as pl
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP
+from feature_repo.orders import identity
 from feature_repo.orders.conversion import convert, count_filtered
 from feature_repo.orders.landing import Watermark, read_watermark, write_atomically, write_watermark
 from feature_repo.orders.mapping_file import Mapping, MappingError, load_mapping
@@ -271,9 +272,18 @@ def _require_enough(connection: duckdb.DuckDBPyConnection, plan: Mapping, orders
             f"{refused:,} of {total:,} order versions do not convert ({counts}), more than the share of "
             f"{plan.quarantine.max_share:g} that may go to the quarantine; nothing has landed. For example:\n  "
             + "\n  ".join(_examples(connection))
+            + _restarts(connection, plan)
             + "\nCorrect the mapping, or raise quarantine.max_share in it"
         )
     return as_utc(first), as_utc(last)
+
+
+def _restarts(connection: duckdb.DuckDBPyConnection, plan: Mapping) -> str:
+    """What to do about ids that several orders share; nothing when there are none."""
+    if identity.RULE not in _refused_counts(connection):
+        return ""
+    unique = f"concat({plan.columns['order_id']}, ' ', {plan.columns['placed_at']})"
+    return f"\nThe numbers seem to restart: make order_id unique in the mapping, for example `order_id: {unique}`"
 
 
 def _place_refused(connection: duckdb.DuckDBPyConnection, span: tuple[datetime, datetime]) -> None:

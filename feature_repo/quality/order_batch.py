@@ -50,7 +50,7 @@ class BatchRule:
 
 
 def batch_rules(marked: pl.DataFrame, window: Window, settings: Settings) -> list[BatchRule]:
-    """The rules on the rows that `mark_repetitions` has looked at."""
+    """The rules on the rows that `mark_history` has looked at."""
     return [_rejected_share(marked), _no_rows(marked, window), _row_count(marked, window, settings)]
 
 

@@ -19,7 +19,7 @@ from feature_repo.quality import shift
 from feature_repo.quality.baseline import baseline_for
 from feature_repo.quality.datadocs import write_page
 from feature_repo.quality.order_batch import BatchRule, batch_rules, found_late, not_all_null
-from feature_repo.quality.order_history import mark_repetitions, repetition_rules
+from feature_repo.quality.order_history import history_rules, mark_history
 from feature_repo.quality.order_rows import CONVERTED, RowRule, row_rules
 from feature_repo.quality.results import RuleResult, ValidationReport
 from feature_repo.quality.rules import Severities, severities
@@ -77,9 +77,9 @@ def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> 
     rules, filled = row_rules(window, settings), [not_all_null(clean, column) for column in REQUIRED_COLUMNS]
     kept: list[Any] = []
     outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, filled), kept)
-    marked = mark_repetitions(batch, _positions(outcomes[rule.name] for rule in rules), window, settings)
-    again, whole = [CONVERTED, *repetition_rules()], batch_rules(marked, window, settings)
-    columns = marked.select("refused_rule", "unsuspicious", *(rule.name for rule in repetition_rules()))
+    marked = mark_history(batch, _positions(outcomes[rule.name] for rule in rules), window, settings)
+    again, whole = [CONVERTED, *history_rules()], batch_rules(marked, window, settings)
+    columns = marked.select("refused_rule", "unsuspicious", *(rule.name for rule in history_rules()))
     outcomes |= run_suite(f"{SUITE}_batch", columns, _expectations(again, whole), kept)
     rejected = _rejected(marked, [*rules, *again], outcomes, window)
     accepted = _without(batch, _positions(outcomes[rule.name] for rule in (*rules, *again)))
@@ -115,8 +115,8 @@ def acceptable_orders(frame: pl.DataFrame, window: Window, settings: Settings) -
     batch, clean = _sorted_apart(frame)
     rules = row_rules(window, settings)
     outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, []))
-    marked = mark_repetitions(batch, _positions(outcomes.values()), window, settings)
-    return marked.filter("is_good", *(rule.name for rule in repetition_rules())).select(list(LAKE_SCHEMA))
+    marked = mark_history(batch, _positions(outcomes.values()), window, settings)
+    return marked.filter("is_good", *(rule.name for rule in history_rules())).select(list(LAKE_SCHEMA))
 
 
 def stopped_batch(frame: pl.DataFrame, report: ValidationReport, window: Window) -> pl.DataFrame:

@@ -93,6 +93,7 @@ _RULES = (
     _row("promised_minutes", "at least 0"),
     _row("conflicting_version", "one version for an `order_id` and `updated_at`"),
     _row("duplicate_version", "each version once"),
+    _row("order_changed", "restaurant and time of placing (to a minute) are those of the order's first version"),
     _batch("order_id_not_all_null", "`order_id` is there in some row", "stop"),
     _batch("restaurant_id_not_all_null", "`restaurant_id` is there in some row", "stop"),
     _batch("placed_at_not_all_null", "`placed_at` is there in some row", "stop"),
