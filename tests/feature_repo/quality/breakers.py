@@ -132,6 +132,7 @@ BREAKERS: dict[str, Breaker] = {
     "promised_minutes": one_order(promised_minutes=-1.0),
     "conflicting_version": orders(version(), version(order_value=1.0, arrived_at=NOON + minutes(50))),
     "duplicate_version": orders(version(), version(arrived_at=NOON + minutes(50))),
+    "order_changed": orders(version(), version(restaurant_id="r2", updated_at=NOON + minutes(40))),
     "order_id_not_all_null": without("order_id"),
     "restaurant_id_not_all_null": without("restaurant_id"),
     "placed_at_not_all_null": without("placed_at"),

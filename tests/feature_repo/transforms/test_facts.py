@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from config import Settings
+from feature_repo.orders.identity import SAME_PLACING
 from feature_repo.orders.schema import LAKE_SCHEMA
-from feature_repo.transforms import facts
+from feature_repo.transforms import facts, fold
 from feature_repo.transforms.engine import engine
 from feature_repo.window import DAY, HOUR, Window
 
@@ -49,8 +50,8 @@ def compute(tmp_path):
 
         with engine(Settings(data_dir=tmp_path)) as connection:
             table = ibis.memtable(pl.DataFrame(list(versions), schema=LAKE_SCHEMA))
-            tied = connection.to_polars(facts.tied_orders(table))
-            return long(connection.to_polars(facts.facts(table, window, tied)))
+            tangled = fold.tangled_orders(connection, table)
+            return long(connection.to_polars(facts.facts(table, window, tangled)))
 
     return run
 
@@ -134,7 +135,7 @@ def test_a_scheduled_order_has_no_durations(compute):
 
 
 def test_the_lookback_covers_the_horizon_and_an_open_day():
-    assert facts.lookback(timedelta(hours=72)) == 3 * DAY + DAY
+    assert facts.lookback(timedelta(hours=72)) == 3 * DAY + SAME_PLACING + DAY
 
 
 def delivery(minutes: float, order: str, driver: str | None = "d", zone: str | None = "z") -> dict:

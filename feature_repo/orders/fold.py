@@ -1,0 +1,86 @@
+"""How the versions of an order add up to what is known of it: what was known stays known.
+
+A version is what its source wrote down at `updated_at`; an event log writes down one thing at a time. So an order, as
+known at an instant, is its versions known by then, in the order in which they were *recorded* (`updated_at`), laid over
+each other: of each column the last value that is not null, and of `status` the last of those that are furthest along.
+A later value corrects an earlier one; a null, or an earlier status, takes nothing back.
+
+`transforms.fold` is the same for facts, on the engines; a test holds both against a brute-force search.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from feature_repo.orders.identity import SAME_PLACING
+from feature_repo.orders.schema import EVENT_TIMES, LAKE_SCHEMA
+
+STATUS_RANK = {"placed": 0, "accepted": 1, "picked_up": 2, "delivered": 3, "cancelled": 3}
+"""How far along an order is. Of delivered and cancelled, which both end it, the one that was recorded last holds."""
+_OTHERS = ("order_id", "status", "updated_at", "known_at", *EVENT_TIMES)
+FOLDED = (*EVENT_TIMES, *(name for name in LAKE_SCHEMA if name not in _OTHERS))
+"""Columns of which the last known value holds."""
+MAY_BE_UNKNOWN = tuple(name for name in FOLDED if name not in ("restaurant_id", "placed_at"))
+RECORD_ORDER = ("updated_at", "known_at", "status", *FOLDED)
+"""By which an order's versions are sorted as they were recorded; the rest decides between versions of one instant."""
+
+
+def latest(versions: pl.LazyFrame) -> pl.LazyFrame:
+    """Each order as these versions tell it.
+
+    Parameters
+    ----------
+    versions : pl.LazyFrame
+        Columns of `LAKE_SCHEMA`, in any order.
+
+    Returns
+    -------
+    pl.LazyFrame
+        Columns of `LAKE_SCHEMA`, one row per `order_id`, in no particular order. `updated_at` is the last version's.
+        `known_at` is when the last of the row's values became known. `is_asap` is true where no version tells.
+
+    Notes
+    -----
+    Most orders' last version says all that is known; only the others are folded. An id that has come back for another
+    order, long after the first (see `identity`), gives the last of its orders.
+    """
+    ordered = versions.with_columns(rank=rank(pl.col("status"))).sort("updated_at", "known_at")
+    ends = ordered.group_by("order_id").agg(
+        pl.col([*LAKE_SCHEMA.keys() - {"order_id"}]).last(),
+        forgets=pl.any_horizontal(
+            (pl.col(name).last().is_null() & (pl.col(name).count() > 0)) for name in MAY_BE_UNKNOWN
+        ),
+        goes_back=pl.col("rank").last() < pl.col("rank").max(),
+        spread=pl.col("placed_at").max() - pl.col("placed_at").min(),
+    )
+    needs_fold = pl.col("forgets") | pl.col("goes_back") | (pl.col("spread") > SAME_PLACING)
+    last_placed = ends.filter(needs_fold).select("order_id", last_placed="placed_at")
+    folded = _folded(ordered.join(last_placed, on="order_id"))
+    columns = list(LAKE_SCHEMA)
+    rows = pl.concat([ends.filter(~needs_fold).select(columns), folded.select(columns)])
+    return rows.with_columns(pl.col("is_asap").fill_null(True))
+
+
+def rank(status: pl.Expr) -> pl.Expr:
+    """How far along a status is."""
+    return status.replace_strict(STATUS_RANK, default=None, return_dtype=pl.Int8)
+
+
+def _folded(versions: pl.LazyFrame) -> pl.LazyFrame:
+    own = (pl.col("placed_at") - pl.col("last_placed")).abs() <= SAME_PLACING
+    furthest = pl.col("rank") == pl.col("rank").max()
+    known = [pl.col("known_at").filter(pl.col(name).is_not_null()).last().alias(f"{name}_known") for name in FOLDED]
+    folded = (
+        versions.filter(own)
+        .sort(RECORD_ORDER)
+        .group_by("order_id")
+        .agg(
+            *[pl.col(name).drop_nulls().last() for name in FOLDED],
+            pl.col("status").filter(furthest).last(),
+            pl.col("updated_at", "known_at").last(),
+            *known,
+            status_known=pl.col("known_at").filter(furthest).last(),
+        )
+    )
+    since = pl.max_horizontal("known_at", "status_known", *(f"{name}_known" for name in FOLDED))
+    return folded.with_columns(known_at=since)

@@ -1,0 +1,163 @@
+"""What was known stays known: `latest_orders` and the states behind facts, against brute force."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from config import Settings
+from feature_repo.orders import fold
+from feature_repo.orders.schema import LAKE_SCHEMA
+from feature_repo.transforms import fold as on_engine
+from feature_repo.transforms.engine import engine
+from tests.feature_repo.orders.builders import NOON, lake_frame, minutes, placed, version
+from tests.feature_repo.transforms import oracle
+
+WITHIN = ["order_id", "known_at", *on_engine.TOLD]
+
+
+def latest(*rows):
+    return fold.latest(lake_frame(*rows).lazy()).collect().to_dicts()[0]
+
+
+def at(minute, **changes):
+    return placed(updated_at=NOON + minutes(minute), **changes)
+
+
+DELIVERED = version(updated_at=NOON + minutes(30))
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        # The courier's phone was without network: its event comes last and knows nothing of the delivery.
+        (at(34, status="picked_up", picked_up_at=NOON + minutes(15)), DELIVERED),
+        (at(34, status="accepted"), DELIVERED),
+        (at(34, status="placed", customer_id=None, zone_id=None, order_value=None, is_asap=None), DELIVERED),
+        # Another value is a correction.
+        (version(updated_at=NOON + minutes(34), delivered_at=NOON + minutes(33)), {"delivered_at": NOON + minutes(33)}),
+        (at(34, driver_id="d2", status="picked_up"), {"driver_id": "d2", "status": "delivered"}),
+        # What was recorded last of two ends holds.
+        (at(34, status="cancelled", cancelled_at=NOON + minutes(33)), {"status": "cancelled"}),
+    ],
+)
+def test_a_later_version_takes_nothing_back(later, expected):
+    found = latest(placed(), DELIVERED, later)
+    compared = {name: value for name, value in expected.items() if name in LAKE_SCHEMA and name != "updated_at"}
+    assert {name: found[name] for name in compared} == compared
+
+
+def test_an_order_that_was_cancelled_and_then_delivered_is_delivered():
+    cancelled = at(10, status="cancelled", cancelled_at=NOON + minutes(10))
+    found = latest(cancelled, DELIVERED)
+    assert (found["status"], found["cancelled_at"]) == ("delivered", NOON + minutes(10))
+
+
+def test_an_older_record_that_comes_late_adds_what_was_unknown_and_corrects_nothing():
+    newest = at(40, status="picked_up", order_value=7.0)
+    late = version(updated_at=NOON + minutes(30), arrived_at=NOON + minutes(90), order_value=1.0)
+    found = latest(newest, late)
+    assert (found["status"], found["delivered_at"], found["order_value"]) == ("delivered", NOON + minutes(30), 7.0)
+    assert found["known_at"] == NOON + minutes(90), "its delivery was not known before"
+    assert found["updated_at"] == NOON + minutes(40)
+
+
+@pytest.mark.parametrize(("told", "meant"), [((None,), True), ((False, None), False), ((None, False), False)])
+def test_whether_an_order_is_for_now_means_one_thing(told, meant):
+    assert latest(*(at(minute, is_asap=value) for minute, value in enumerate(told)))["is_asap"] is meant
+
+
+def test_an_id_that_has_come_back_does_not_take_over_the_former_order():
+    before = version(placed_at=NOON - timedelta(days=5), updated_at=NOON - timedelta(days=4))
+    found = latest(before, placed(order_value=None))
+    assert (found["status"], found["delivered_at"], found["order_value"]) == ("placed", None, None)
+
+
+TIMES = ("accepted_at", "picked_up_at", "delivered_at", "cancelled_at")
+
+
+@st.composite
+def histories(draw):
+    """Versions of an order that tell what they like, in any order, some at once."""
+    rows = []
+    for value in range(draw(st.integers(1, 5))):
+        at = NOON + minutes(draw(st.integers(0, 4)))
+        told = {name: at if draw(st.booleans()) else None for name in TIMES}
+        choices = {
+            "status": list(oracle.RANKS),
+            "driver_id": ["d1", "d2", None],
+            "zone_id": ["z1", None],
+            "is_asap": [True, False, None],
+            "order_value": [float(value), None],
+            "placed_at": [NOON, NOON, NOON + timedelta(seconds=40)],
+        }
+        chosen = {name: draw(st.sampled_from(values)) for name, values in choices.items()}
+        known = at + minutes(draw(st.sampled_from([0, 0, 0, 2, 5])))
+        rows.append(placed("one", **told, **chosen, updated_at=at, arrived_at=known))
+    return rows
+
+
+@given(rows=histories())
+@hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
+def test_latest_equals_brute_force(rows):
+    frame = lake_frame(*rows)
+    found = fold.latest(frame.lazy()).collect().to_dicts()[0]
+    expected = oracle.state(frame.to_dicts())
+    names = [name for name in LAKE_SCHEMA if name not in ("updated_at", "known_at")]
+    assert {name: found[name] for name in names} == {name: expected[name] for name in names}
+    assert found["known_at"] == known_since(frame.to_dicts(), found)
+
+
+def known_since(versions, found):
+    """When everything in a row had been told by some version, the last one among them."""
+    latest = max(versions, key=lambda row: (row["updated_at"], row["known_at"]))
+    for instant in sorted({row["known_at"] for row in versions}):
+        seen = [row for row in versions if row["known_at"] <= instant]
+        everything = latest in seen and all(told(seen, versions, name) for name in fold.FOLDED)
+        if everything and furthest(versions) in seen:
+            return instant
+    raise AssertionError("never")
+
+
+def told(seen, versions, name):
+    """Whether the last of the versions that tell of a column is among those that are seen."""
+    telling = [row for row in versions if row[name] is not None]
+    return not telling or last(telling) in seen
+
+
+def furthest(versions):
+    top = max(oracle.RANKS[row["status"]] for row in versions)
+    return last([row for row in versions if oracle.RANKS[row["status"]] == top])
+
+
+def last(versions):
+    return oracle._sorted(versions, list(fold.RECORD_ORDER))[-1]
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory):
+    with engine(Settings(data_dir=tmp_path_factory.mktemp("engine"))) as opened:
+        yield opened
+
+
+@given(orders=st.lists(histories(), min_size=12, max_size=12))
+@hypothesis_settings(max_examples=3, deadline=None, derandomize=True)
+def test_states_equal_brute_force(connection, orders):
+    import ibis
+
+    frame = pl.concat(
+        [lake_frame(*rows).with_columns(order_id=pl.lit(f"o{place}")) for place, rows in enumerate(orders)]
+    )
+    table = ibis.memtable(frame)
+    made = connection.to_polars(on_engine.states(table, on_engine.tangled_orders(connection, table)))
+    order = pl.col("order_id").str.split("\x1f").list.first()
+    by_order = made.with_columns(order, pl.col("is_asap").fill_null(True)).sort("order_id", "position")
+    found = by_order.group_by("order_id", maintain_order=True).agg(pl.struct(WITHIN))
+    for name, states in found.iter_rows():
+        expected = oracle.states(frame.filter(order_id=name).to_dicts())
+        assert states == [{column: one[column] for column in WITHIN} for one in expected]
