@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from config import Settings
 from feature_repo.orders import fold
@@ -18,7 +16,7 @@ from feature_repo.transforms.engine import engine
 from tests.feature_repo.orders.builders import NOON, lake_frame, minutes, placed, version
 from tests.feature_repo.transforms import oracle
 
-WITHIN = ["order_id", "known_at", *on_engine.TOLD]
+SHOWN = ["order_id", "known_at", *on_engine.TOLD]
 
 
 def latest(*rows):
@@ -81,13 +79,11 @@ def test_an_id_that_has_come_back_does_not_take_over_the_former_order():
 TIMES = ("accepted_at", "picked_up_at", "delivered_at", "cancelled_at")
 
 
-@st.composite
-def histories(draw):
-    """Versions of an order that tell what they like, in any order, some at once."""
-    rows = []
-    for value in range(draw(st.integers(1, 5))):
-        at = NOON + minutes(draw(st.integers(0, 4)))
-        told = {name: at if draw(st.booleans()) else None for name in TIMES}
+def history(dice, order):
+    """Versions of an order that tell what they like, recorded in any order, some at once, some known late."""
+    for value in range(dice.randint(1, 5)):
+        at = NOON + minutes(dice.randint(0, 4))
+        told = {name: dice.choice([at, None]) for name in TIMES}
         choices = {
             "status": list(oracle.RANKS),
             "driver_id": ["d1", "d2", None],
@@ -96,24 +92,30 @@ def histories(draw):
             "order_value": [float(value), None],
             "placed_at": [NOON, NOON, NOON + timedelta(seconds=40)],
         }
-        chosen = {name: draw(st.sampled_from(values)) for name, values in choices.items()}
-        known = at + minutes(draw(st.sampled_from([0, 0, 0, 2, 5])))
-        rows.append(placed("one", **told, **chosen, updated_at=at, arrived_at=known))
-    return rows
+        chosen = {name: dice.choice(values) for name, values in choices.items()}
+        known = at + minutes(dice.choice([0, 0, 0, 2, 5]))
+        yield placed(order, **told, **chosen, updated_at=at, arrived_at=known)
 
 
-@given(rows=histories())
-@hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
-def test_latest_equals_brute_force(rows):
-    frame = lake_frame(*rows)
-    found = fold.latest(frame.lazy()).collect().to_dicts()[0]
-    expected = oracle.state(frame.to_dicts())
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def versions(request):
+    """By order, the versions of many."""
+    dice = random.Random(request.param)
+    return {f"o{number}": lake_frame(*history(dice, f"o{number}")).to_dicts() for number in range(150)}
+
+
+def test_latest_equals_brute_force(versions):
+    frame = pl.DataFrame([row for rows in versions.values() for row in rows], schema=LAKE_SCHEMA)
     names = [name for name in LAKE_SCHEMA if name not in ("updated_at", "known_at")]
-    assert {name: found[name] for name in names} == {name: expected[name] for name in names}
-    assert found["known_at"] == known_since(frame.to_dicts(), found)
+    found = {row["order_id"]: row for row in fold.latest(frame.lazy()).collect().to_dicts()}
+    assert set(found) == set(versions)
+    for order, rows in versions.items():
+        expected = oracle.state(rows)
+        assert {name: found[order][name] for name in names} == {name: expected[name] for name in names}
+        assert found[order]["known_at"] == known_since(rows)
 
 
-def known_since(versions, found):
+def known_since(versions):
     """When everything in a row had been told by some version, the last one among them."""
     latest = max(versions, key=lambda row: (row["updated_at"], row["known_at"]))
     for instant in sorted({row["known_at"] for row in versions}):
@@ -139,25 +141,14 @@ def last(versions):
     return oracle._sorted(versions, list(fold.RECORD_ORDER))[-1]
 
 
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory):
-    with engine(Settings(data_dir=tmp_path_factory.mktemp("engine"))) as opened:
-        yield opened
-
-
-@given(orders=st.lists(histories(), min_size=12, max_size=12))
-@hypothesis_settings(max_examples=3, deadline=None, derandomize=True)
-def test_states_equal_brute_force(connection, orders):
+def test_states_equal_brute_force(versions, tmp_path):
     import ibis
 
-    frame = pl.concat(
-        [lake_frame(*rows).with_columns(order_id=pl.lit(f"o{place}")) for place, rows in enumerate(orders)]
-    )
-    table = ibis.memtable(frame)
-    made = connection.to_polars(on_engine.states(table, on_engine.tangled_orders(connection, table)))
-    order = pl.col("order_id").str.split("\x1f").list.first()
-    by_order = made.with_columns(order, pl.col("is_asap").fill_null(True)).sort("order_id", "position")
-    found = by_order.group_by("order_id", maintain_order=True).agg(pl.struct(WITHIN))
-    for name, states in found.iter_rows():
-        expected = oracle.states(frame.filter(order_id=name).to_dicts())
-        assert states == [{column: one[column] for column in WITHIN} for one in expected]
+    table = ibis.memtable(pl.DataFrame([row for rows in versions.values() for row in rows], schema=LAKE_SCHEMA))
+    with engine(Settings(data_dir=tmp_path)) as connection:
+        made = connection.to_polars(on_engine.states(table, on_engine.tangled_orders(connection, table)))
+    own_id = pl.col("order_id").str.split("\x1f").list.first()
+    states = made.sort("position").with_columns(own_id, pl.col("is_asap").fill_null(True)).to_dicts()
+    for order, rows in versions.items():
+        found = [{name: state[name] for name in SHOWN} for state in states if state["order_id"] == order]
+        assert found == [{name: state[name] for name in SHOWN} for state in oracle.states(rows)]
