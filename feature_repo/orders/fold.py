@@ -3,12 +3,15 @@
 A version is what its source wrote down at `updated_at`; an event log writes down one thing at a time. So an order, as
 known at an instant, is its versions known by then, in the order in which they were *recorded* (`updated_at`), laid over
 each other: of each column the last value that is not null, and of `status` the last of those that are furthest along.
-A later value corrects an earlier one; a null, or an earlier status, takes nothing back.
+A later value corrects an earlier one; a null, or an earlier status, takes nothing back, except in columns of which the
+source says so (`corrections`, in a mapping or in the watermark): of these the last version tells, whatever it tells.
 
 `transforms.fold` is the same for facts, on the engines; a test holds both against a brute-force search.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection, Iterable
 
 import polars as pl
 
@@ -21,17 +24,35 @@ _OTHERS = ("order_id", "status", "updated_at", "known_at", *EVENT_TIMES)
 FOLDED = (*EVENT_TIMES, *(name for name in LAKE_SCHEMA if name not in _OTHERS))
 """Columns of which the last known value holds."""
 MAY_BE_UNKNOWN = tuple(name for name in FOLDED if name not in ("restaurant_id", "placed_at"))
+CORRECTABLE = ("status", *MAY_BE_UNKNOWN)
+"""Columns that a source may take back. Restaurant and time of placing are what makes the order (see `identity`)."""
 RECORD_ORDER = ("updated_at", "known_at", "status", *FOLDED)
 """By which an order's versions are sorted as they were recorded; the rest decides between versions of one instant."""
 
 
-def latest(versions: pl.LazyFrame) -> pl.LazyFrame:
+def correctable(names: bool | Iterable[str]) -> tuple[str, ...]:
+    """The columns that a source says it may take back, all of them for True.
+
+    Raises
+    ------
+    ValueError
+        One of them cannot be taken back.
+    """
+    chosen = (CORRECTABLE if names else ()) if isinstance(names, bool) else tuple(names)
+    if wrong := sorted(set(chosen) - set(CORRECTABLE)):
+        raise ValueError(f"{wrong} cannot be taken back, only {list(CORRECTABLE)} (true means all of them)")
+    return chosen
+
+
+def latest(versions: pl.LazyFrame, corrections: Collection[str] = ()) -> pl.LazyFrame:
     """Each order as these versions tell it.
 
     Parameters
     ----------
     versions : pl.LazyFrame
         Columns of `LAKE_SCHEMA`, in any order.
+    corrections : collection of str, optional
+        Columns that a later version may take back.
 
     Returns
     -------
@@ -48,14 +69,15 @@ def latest(versions: pl.LazyFrame) -> pl.LazyFrame:
     ends = ordered.group_by("order_id").agg(
         pl.col([*LAKE_SCHEMA.keys() - {"order_id"}]).last(),
         forgets=pl.any_horizontal(
-            (pl.col(name).last().is_null() & (pl.col(name).count() > 0)) for name in MAY_BE_UNKNOWN
+            pl.lit(False), *(_forgotten(name) for name in MAY_BE_UNKNOWN if name not in corrections)
         ),
-        goes_back=pl.col("rank").last() < pl.col("rank").max(),
+        goes_back=(pl.col("rank").last() < pl.col("rank").max()) & ("status" not in corrections),
+        tied=(pl.col("updated_at") == pl.col("updated_at").last()).sum() > 1,
         spread=pl.col("placed_at").max() - pl.col("placed_at").min(),
     )
-    needs_fold = pl.col("forgets") | pl.col("goes_back") | (pl.col("spread") > SAME_PLACING)
+    needs_fold = pl.any_horizontal("forgets", "goes_back", "tied", pl.col("spread") > SAME_PLACING)
     last_placed = ends.filter(needs_fold).select("order_id", last_placed="placed_at")
-    folded = _folded(ordered.join(last_placed, on="order_id"))
+    folded = _folded(ordered.join(last_placed, on="order_id"), corrections)
     columns = list(LAKE_SCHEMA)
     rows = pl.concat([ends.filter(~needs_fold).select(columns), folded.select(columns)])
     return rows.with_columns(pl.col("is_asap").fill_null(True))
@@ -66,21 +88,26 @@ def rank(status: pl.Expr) -> pl.Expr:
     return status.replace_strict(STATUS_RANK, default=None, return_dtype=pl.Int8)
 
 
-def _folded(versions: pl.LazyFrame) -> pl.LazyFrame:
+def _forgotten(name: str) -> pl.Expr:
+    return pl.col(name).last().is_null() & (pl.col(name).count() > 0)
+
+
+def _folded(versions: pl.LazyFrame, corrections: Collection[str]) -> pl.LazyFrame:
     own = (pl.col("placed_at") - pl.col("last_placed")).abs() <= SAME_PLACING
-    furthest = pl.col("rank") == pl.col("rank").max()
-    known = [pl.col("known_at").filter(pl.col(name).is_not_null()).last().alias(f"{name}_known") for name in FOLDED]
+    furthest = pl.lit(True) if "status" in corrections else pl.col("rank") == pl.col("rank").max()
+    kept = [name for name in FOLDED if name not in corrections]
+    known = [pl.col("known_at").filter(pl.col(name).is_not_null()).last().alias(f"{name}_known") for name in kept]
     folded = (
         versions.filter(own)
         .sort(RECORD_ORDER)
         .group_by("order_id")
         .agg(
-            *[pl.col(name).drop_nulls().last() for name in FOLDED],
+            *[pl.col(name).drop_nulls().last() if name in kept else pl.col(name).last() for name in FOLDED],
             pl.col("status").filter(furthest).last(),
             pl.col("updated_at", "known_at").last(),
             *known,
             status_known=pl.col("known_at").filter(furthest).last(),
         )
     )
-    since = pl.max_horizontal("known_at", "status_known", *(f"{name}_known" for name in FOLDED))
+    since = pl.max_horizontal("known_at", "status_known", *(f"{name}_known" for name in kept))
     return folded.with_columns(known_at=since)

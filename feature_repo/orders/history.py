@@ -8,6 +8,7 @@ import polars as pl
 
 from config import Settings
 from feature_repo.orders.fold import latest
+from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import LAKE_SCHEMA, orders_table
 from feature_repo.window import HOUR, Window, as_utc, floor_hour
 
@@ -56,4 +57,4 @@ def latest_orders(settings: Settings, placed: Window, as_of: datetime) -> pl.Laz
         return pl.LazyFrame(schema=LAKE_SCHEMA)
     seen = order_versions(settings, Window(placed.start, floor_hour(last) + HOUR))
     placed_in = pl.col("placed_at").is_between(placed.start, placed.end, closed="left")
-    return latest(seen.filter(pl.col("known_at") <= as_of)).filter(placed_in)
+    return latest(seen.filter(pl.col("known_at") <= as_of), corrections(settings)).filter(placed_in)

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP
+from feature_repo.orders.fold import correctable
 from feature_repo.orders.recorded import recorded_at
 from feature_repo.orders.schema import (
     BATCH_SCHEMA,
@@ -56,11 +58,14 @@ class Watermark:
         `simulator`, or the name of a mapping.
     started_at : datetime
         The full hour of the first version. UTC.
+    corrections : tuple of str
+        Columns in which a null, or an earlier status, takes back what was known; see `fold`.
     """
 
     complete_until: datetime
     source: str
     started_at: datetime
+    corrections: tuple[str, ...] = ()
 
 
 def watermark_file(settings: Settings) -> Path:
@@ -79,7 +84,8 @@ def read_watermark(settings: Settings) -> Watermark | None:
     path = watermark_file(settings)
     try:
         content = json.loads(path.read_text())
-        return Watermark(as_utc(content["complete_until"]), str(content["source"]), as_utc(content["started_at"]))
+        until, started = as_utc(content["complete_until"]), as_utc(content["started_at"])
+        return Watermark(until, str(content["source"]), started, correctable(content.get("corrections", ())))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -88,13 +94,21 @@ def read_watermark(settings: Settings) -> Watermark | None:
         ) from error
 
 
+def corrections(settings: Settings) -> tuple[str, ...]:
+    """Columns in which the source says that a later version may take back what was known."""
+    watermark = read_watermark(settings)
+    return watermark.corrections if watermark else ()
+
+
 def write_watermark(settings: Settings, watermark: Watermark) -> None:
     """Put the watermark there in one rename. Call it after the files that it vouches for."""
-    content = {
+    content: dict[str, Any] = {
         "complete_until": as_utc(watermark.complete_until).isoformat(),
         "source": watermark.source,
         "started_at": as_utc(watermark.started_at).isoformat(),
     }
+    if watermark.corrections:
+        content["corrections"] = [*watermark.corrections]
     write_atomically(watermark_file(settings), json.dumps(content, indent=2) + "\n")
 
 

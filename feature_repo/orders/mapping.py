@@ -216,6 +216,8 @@ def _plan_hash(plan: Mapping) -> str:
     """Identifies what the mapping makes of a row; where rows are read from does not matter."""
     meaning = plan.model_dump(mode="json", include={"columns", "time", "where", "versions"})
     meaning |= plan.read.model_dump(include={"decimal", "thousands"}, exclude_defaults=True)
+    if plan.corrections:
+        meaning["corrections"] = sorted(plan.corrections)
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
@@ -355,7 +357,7 @@ def _advance(earlier: Watermark | None, plan: Mapping, span: tuple[datetime, dat
     first, until = floor_hour(span[0]), floor_hour(span[1]) + HOUR
     if earlier is not None:
         first, until = min(first, earlier.started_at), max(until, earlier.complete_until)
-    return Watermark(until, plan.name, first)
+    return Watermark(until, plan.name, first, plan.corrections)
 
 
 def _count(connection: duckdb.DuckDBPyConnection, what: str) -> int:

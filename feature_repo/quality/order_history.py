@@ -66,7 +66,7 @@ def mark_history(batch: pl.DataFrame, broken: pl.Series, window: Window, setting
         content=_hash(ORDER_SCHEMA),
     )
     good, reach = rows.filter("is_good"), identity.lookback(settings.lateness_horizon)
-    lake = _earlier(good, Moments(window.start - reach, window.start), settings)
+    lake = earlier(good, window, settings).with_columns(content=_hash(ORDER_SCHEMA))
     columns = ["order_id", "restaurant_id", "placed_at"]
     apart = pl.col("order_id").is_in(identity.several(pl.concat([good[columns], lake[columns]])).implode())
     marks = pl.concat(
@@ -79,12 +79,11 @@ def mark_history(batch: pl.DataFrame, broken: pl.Series, window: Window, setting
     return marked.with_columns(booleans).with_columns(unsuspicious=unsuspicious)
 
 
-def _earlier(good: pl.DataFrame, span: Window, settings: Settings) -> pl.DataFrame:
-    """What the lake holds of the batch's orders, as it became known."""
-    ids = good.select("order_id").unique().lazy()
-    names = ["order_id", "updated_at", "restaurant_id", "placed_at", "known_at"]
-    versions = order_versions(settings, span).join(ids, on="order_id", how="semi")
-    return versions.select(*names, content=_hash(ORDER_SCHEMA)).sort("known_at", "updated_at").collect()
+def earlier(versions: pl.DataFrame, window: Window, settings: Settings) -> pl.DataFrame:
+    """What the lake holds, from before the window, of the orders of some versions, as it became known."""
+    ids = versions.select("order_id").unique().lazy()
+    span = Moments(window.start - identity.lookback(settings.lateness_horizon), window.start)
+    return order_versions(settings, span).join(ids, on="order_id", how="semi").sort("known_at", "updated_at").collect()
 
 
 def _repetitions(good: pl.DataFrame, lake: pl.DataFrame) -> pl.DataFrame:

@@ -14,12 +14,13 @@ from typing import Any
 import polars as pl
 
 from config import Settings
+from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import BATCH_SCHEMA, LAKE_SCHEMA, QUARANTINE_SCHEMA, REQUIRED_COLUMNS, row_text
-from feature_repo.quality import shift
+from feature_repo.quality import shift, withdrawn
 from feature_repo.quality.baseline import baseline_for
 from feature_repo.quality.datadocs import write_page
 from feature_repo.quality.order_batch import BatchRule, batch_rules, found_late, not_all_null
-from feature_repo.quality.order_history import history_rules, mark_history
+from feature_repo.quality.order_history import earlier, history_rules, mark_history
 from feature_repo.quality.order_rows import CONVERTED, RowRule, row_rules
 from feature_repo.quality.results import RuleResult, ValidationReport
 from feature_repo.quality.rules import Severities, severities
@@ -86,6 +87,8 @@ def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> 
     results = [_row_result(rule, outcomes[rule.name], marked, grave) for rule in (*rules, *again)]
     results += [rule.result(outcomes[rule.name], grave) for rule in (*filled, *whole)]
     results.append(found_late(batch, grave))
+    held = earlier(accepted, window, settings)
+    results.append(withdrawn.judge(accepted, held, corrections(settings), grave))
     compared = shift.compare(accepted, clean, window, baseline_for(window, settings), settings)
     results += shift.judge(compared, grave, kept)
     report = ValidationReport(SUITE, window.slug, batch.height, rejected.height, results)

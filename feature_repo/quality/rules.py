@@ -103,6 +103,7 @@ _RULES = (
     _batch("no_rows", "at least one version", "warn"),
     _batch("row_count", "a quarter to four times the versions of the same hours in up to four weeks before", "warn"),
     _batch("found_late", "no version was put into hours of the landing folder that had been run", "warn"),
+    _batch("fact_withdrawn", "no version lacks what an earlier one of its order told; what was known is kept", "warn"),
     _batch("mean_shift", "a column's mean is that of the baseline", "warn"),
     _batch("null_shift", "a column's share of nulls is that of the baseline", "warn"),
     _batch("distinct_shift", "a column has as many distinct values as the baseline has in as many orders", "warn"),

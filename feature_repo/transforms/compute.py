@@ -16,6 +16,7 @@ from ibis.backends.duckdb import Backend
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
+from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import orders_table
 from feature_repo.transforms import facts, fold, state, tiles, windows
 from feature_repo.transforms.engine import accumulate, engine, keep, scan
@@ -67,7 +68,7 @@ def compute_tiles(
         if landed is not None:
             versions = ibis.union(versions, ibis.memtable(landed.select(list(table.schema))), distinct=False)
         tangled = fold.tangled_orders(connection, versions)
-        known = keep(connection, facts.facts(versions, window, tangled))
+        known = keep(connection, facts.facts(versions, window, tangled, corrections(settings)))
         return {
             view: _to_table(connection.to_polars(tiles.tiles(known, transform)), transform, settings)
             for view, transform in transforms.items()

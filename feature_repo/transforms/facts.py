@@ -8,6 +8,7 @@ change labels, never history, so no hour ever has to be computed again.
 
 import functools
 import operator
+from collections.abc import Collection
 from datetime import timedelta
 
 import ibis
@@ -75,7 +76,7 @@ def lookback(lateness_horizon: timedelta) -> timedelta:
     return identity.lookback(lateness_horizon) + OPEN_AT_MOST
 
 
-def facts(versions: ir.Table, window: Window, tangled: pl.DataFrame) -> ir.Table:
+def facts(versions: ir.Table, window: Window, tangled: pl.DataFrame, corrections: Collection[str] = ()) -> ir.Table:
     """The facts that first became known in a window.
 
     Parameters
@@ -85,6 +86,8 @@ def facts(versions: ir.Table, window: Window, tangled: pl.DataFrame) -> ir.Table
     window : Window
     tangled : polars.DataFrame
         What `fold.tangled_orders` says of these versions.
+    corrections : collection of str, optional
+        Columns that a later version may take back.
 
     Returns
     -------
@@ -93,7 +96,9 @@ def facts(versions: ir.Table, window: Window, tangled: pl.DataFrame) -> ir.Table
         Several facts that became known together share a row; a fact is true in at most one row of its order.
     """
     start, end = int(window.start.timestamp()), int(window.end.timestamp())
-    firsts = _first_shown(_measure(states(versions, tangled)), back_to=start - int(OPEN_AT_MOST.total_seconds()))
+    firsts = _first_shown(
+        _measure(states(versions, tangled, corrections)), back_to=start - int(OPEN_AT_MOST.total_seconds())
+    )
     shown = firsts.mutate(**_none_of(*ENDS, *SHIFTS))
     columns = ["known_second", *ENTITY_KEYS, *VALUES, *FACTS]
     known = ibis.union(*[part.select(columns) for part in (shown, _ends(firsts), _shifts(firsts))], distinct=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import ibis
@@ -54,7 +55,7 @@ def tangled_orders(connection: Any, versions: ir.Table) -> pl.DataFrame:
     return found
 
 
-def states(versions: ir.Table, tangled: pl.DataFrame) -> ir.Table:
+def states(versions: ir.Table, tangled: pl.DataFrame, corrections: Collection[str] = ()) -> ir.Table:
     """Each order as it was known after each of its versions.
 
     Parameters
@@ -63,6 +64,8 @@ def states(versions: ir.Table, tangled: pl.DataFrame) -> ir.Table:
         `LAKE_SCHEMA`, in any order.
     tangled : polars.DataFrame
         What `tangled_orders` says of them.
+    corrections : collection of str, optional
+        Columns that a later version may take back.
 
     Returns
     -------
@@ -75,7 +78,7 @@ def states(versions: ir.Table, tangled: pl.DataFrame) -> ir.Table:
         return versions.select(*columns, position=unix_micros(versions.known_at))
     orders = ibis.memtable(tangled)
     alone = versions.anti_join(orders, "order_id")
-    apart = _fold(_numbered(_one_placing(versions.semi_join(orders, "order_id"))))
+    apart = _fold(_numbered(_one_placing(versions.semi_join(orders, "order_id"))), corrections)
     return ibis.union(
         alone.select(*columns, position=unix_micros(alone.known_at)),
         apart.select(*columns, "position"),
@@ -157,18 +160,26 @@ def _numbered(versions: ir.Table) -> ir.Table:
     return versions.mutate(position=place(KNOWN_ORDER), record=place(RECORD_ORDER), rank=_rank(versions))
 
 
-def _fold(numbered: ir.Table) -> ir.Table:
+def _fold(numbered: ir.Table, corrections: Collection[str]) -> ir.Table:
     after = numbered.select("order_id", "known_at", "position")
     told = numbered.select(
+        "record",
+        "rank",
         told_order="order_id",
         told_position="position",
-        record="record",
-        rank="rank",
         **{f"told_{name}": name for name in (*FOLDED, "status")},
     )
     pairs = after.join(told, [after.order_id == told.told_order, told.told_position <= after.position])
-    furthest = pairs["rank"] * _FURTHER + pairs.record
+    furthest = pairs.record if "status" in corrections else pairs["rank"] * _FURTHER + pairs.record
     return pairs.group_by("order_id", "known_at", "position").agg(
         status=pairs.told_status.argmax(furthest),
-        **{name: pairs[f"told_{name}"].argmax(pairs.record, where=pairs[f"told_{name}"].notnull()) for name in FOLDED},
+        **{name: _last_told(pairs, name, name in corrections) for name in FOLDED},
     )
+
+
+def _last_told(pairs: ir.Table, name: str, may_be_taken_back: bool) -> ir.Value:
+    value = pairs[f"told_{name}"]
+    known = value.argmax(pairs.record, where=value.notnull())
+    if not may_be_taken_back:
+        return known
+    return (pairs.record.max(where=value.notnull()) == pairs.record.max()).ifelse(known, ibis.null(value.type()))

@@ -142,6 +142,7 @@ BREAKERS: dict[str, Breaker] = {
     "no_rows": orders(),
     "row_count": row_count,
     "found_late": orders(version(), found_late=True),
+    "fact_withdrawn": orders(version(), version(delivered_at=None, status="picked_up", updated_at=NOON + minutes(40))),
     "mean_shift": after_weeks(*hour(NOON, order_value=2000.0)),
     "null_shift": after_weeks(*hour(NOON, driver_id=None)),
     "distinct_shift": after_weeks(*hour(NOON, restaurant_id="r1")),

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from config import Settings
 from feature_repo.orders.schema import BATCH_SCHEMA, LAKE_SCHEMA, orders_table
-from feature_repo.quality import validate_orders
+from feature_repo.quality import validate_orders, withdrawn
 from feature_repo.quality.order_history import history_rules, mark_history
+from feature_repo.quality.rules import severities
 from feature_repo.window import HOUR, Window
 from tests.feature_repo.orders.builders import NOON, lake_frame, minutes, placed, version
 
@@ -35,7 +36,7 @@ def broken(rows, window, settings):
 
 
 def later(**changes):
-    return version(updated_at=NOON + minutes(40), **changes)
+    return version(**{"updated_at": NOON + minutes(40), **changes})
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,36 @@ def test_hour_by_hour_and_in_one_go_the_same_versions_are_accepted(tmp_path_fact
     once = Settings(data_dir=tmp_path_factory.mktemp("once"), lateness_horizon_hours=2)
     at_once = marked(frame, whole, once).filter(*RULES).select(list(LAKE_SCHEMA))
     assert orders_table(settings).read().equals(at_once.sort(orders_table(settings).sort_by))
+
+
+TAKING_BACK = [
+    ([placed(), later()], {}),
+    ([version(), later(status="picked_up", delivered_at=None)], {"delivered_at": 1, "status": 1}),
+    ([version(), later(customer_id=None)], {"customer_id": 1}),
+    (
+        [version(), later(customer_id=None), version(updated_at=NOON + minutes(50), customer_id=None)],
+        {"customer_id": 2},
+    ),
+    ([version(), later(order_value=3.0, driver_id="another")], {}),  # corrections to other values
+    ([version(), later(status="cancelled", cancelled_at=NOON + minutes(39))], {}),
+    # An older record that comes late knows less by nature.
+    ([later(), version(arrived_at=NOON + minutes(50), delivered_at=None, status="picked_up")], {}),
+    ([version("a"), later(delivered_at=None, status="picked_up")], {}),
+]
+
+
+@pytest.mark.parametrize("held", [0, 1])
+@pytest.mark.parametrize(("rows", "counts"), TAKING_BACK)
+def test_what_goes_backwards_is_counted_by_column(rows, counts, held):
+    frame = lake_frame(*rows)
+    result = withdrawn.judge(frame[held:], frame[:held], (), severities(Settings()))
+    assert (result.passed, result.severity) == (not counts, "warn")
+    assert all(f"{name} {count}" in result.reason for name, count in counts.items())
+    assert result.observed == max(counts.values(), default=0)
+
+
+def test_what_the_source_may_take_back_is_told_and_no_fault():
+    frame = lake_frame(version(), later(status="picked_up", delivered_at=None))
+    result = withdrawn.judge(frame, frame[:0], ("status", "delivered_at"), severities(Settings()))
+    assert result.passed
+    assert result.reason == "taken back, as the source's corrections allow: delivered_at 1, status 1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -97,19 +97,23 @@ def orders_of(versions: list[Version]) -> list[list[Version]]:
     return found
 
 
-def states(history: list[Version]) -> list[Version]:
+def states(history: list[Version], corrections: Container[str] = ()) -> list[Version]:
     """An order as it was known after each of its versions, as these became known."""
     ordered = _sorted(history, FIELDS_IN_TIE_ORDER)
-    return [state(ordered[: place + 1]) | {"known_at": now["known_at"]} for place, now in enumerate(ordered)]
+    return [
+        state(ordered[: place + 1], corrections) | {"known_at": now["known_at"]} for place, now in enumerate(ordered)
+    ]
 
 
-def state(versions: Iterable[Version]) -> Version:
-    """What versions of an order add up to: nulls and earlier statuses take nothing back."""
+def state(versions: Iterable[Version], corrections: Container[str] = ()) -> Version:
+    """What versions of an order add up to: nulls and earlier statuses take nothing back, except in some columns."""
     found: Version = {}
     for version in _sorted(versions, ["updated_at", "known_at", *FIELDS_IN_TIE_ORDER[2:]]):
         for name, value in version.items():
             known = found.get(name)
-            if name == "status" and known is not None:
+            if name in corrections:
+                found[name] = value
+            elif name == "status" and known is not None:
                 found[name] = value if RANKS[value] >= RANKS[known] else known
             else:
                 found[name] = known if value is None else value
