@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+import duckdb
 import polars as pl
 
 from feature_repo.orders.identity import SAME_PLACING
@@ -42,6 +43,22 @@ def correctable(names: bool | Iterable[str]) -> tuple[str, ...]:
     if wrong := sorted(set(chosen) - set(CORRECTABLE)):
         raise ValueError(f"{wrong} cannot be taken back, only {list(CORRECTABLE)} (true means all of them)")
     return chosen
+
+
+def count_withdrawn(connection: duckdb.DuckDBPyConnection, corrections: Collection[str], columns: Iterable[str]) -> int:
+    """Of how many orders a version of the table `versions` lacks what one recorded before told, in these columns."""
+    good = "refused_rule IS NULL AND NOT duplicate AND order_id IS NOT NULL"
+    several = f"SELECT order_id FROM versions WHERE {good} GROUP BY order_id HAVING count(*) > 1"
+    ranks = " ".join(f"WHEN '{status}' THEN {rank}" for status, rank in STATUS_RANK.items())
+    kept = [name for name in MAY_BE_UNKNOWN if name in columns and name not in corrections]
+    tests = [(f"{name} IS NULL", f"{name} IS NOT NULL") for name in kept]
+    if "status" not in corrections:
+        tests += [(f"CASE status {ranks} END < {rank}", f"CASE status {ranks} END >= {rank}") for rank in (1, 2, 3)]
+    back = [f"max(updated_at) FILTER ({lacks}) > min(updated_at) FILTER ({told})" for lacks, told in tests]
+    query = f"""
+        SELECT count(*) FROM (SELECT order_id FROM versions WHERE {good} AND order_id IN ({several}) GROUP BY order_id
+        HAVING {" OR ".join(back) or "false"})"""
+    return int(connection.execute(query).fetchall()[0][0])
 
 
 def latest(versions: pl.LazyFrame, corrections: Collection[str] = ()) -> pl.LazyFrame:

@@ -22,6 +22,7 @@ from config import Settings
 from feature_repo.lake import TIMESTAMP
 from feature_repo.orders import identity
 from feature_repo.orders.conversion import convert, count_filtered
+from feature_repo.orders.fold import count_withdrawn
 from feature_repo.orders.landing import Watermark, read_watermark, write_atomically, write_watermark
 from feature_repo.orders.mapping_file import Mapping, MappingError, load_mapping
 from feature_repo.orders.schema import LANDING_SCHEMA, REFUSAL_SCHEMA
@@ -60,6 +61,8 @@ class IngestReport:
         The new watermark.
     behind_watermark : int
         Landed versions that were known before the watermark of an earlier ingestion: hours that may have been run.
+    withdrawn : int
+        Orders of which a later version lacks what an earlier one told; what was known is kept (see `fold`).
     files : list of str
         Files written.
     notes : list of str
@@ -79,6 +82,7 @@ class IngestReport:
     last_known: datetime
     complete_until: datetime
     behind_watermark: int
+    withdrawn: int
     files: list[str] = field(repr=False)
     notes: list[str] = field(default_factory=list)
 
@@ -105,6 +109,11 @@ class IngestReport:
         lines += [f"  note: {note}" for note in self.notes[:_SHOWN_NOTES]]
         if len(self.notes) > _SHOWN_NOTES:
             lines.append(f"  note: and {len(self.notes) - _SHOWN_NOTES} more of this kind")
+        if self.withdrawn:
+            lines.append(
+                f"  {self.withdrawn:,} orders have a later row that lacks what an earlier one told: what was known is "
+                "kept; if such rows are corrections, say so with `corrections`"
+            )
         if self.behind_watermark:
             lines.append(
                 f"  {self.behind_watermark:,} versions lie before the earlier watermark: the next hourly run finds"
@@ -167,9 +176,14 @@ def bring_in(orders: str, mapping: Path, settings: Settings, now: datetime | Non
             last_known=span[1],
             complete_until=watermark.complete_until,
             behind_watermark=written.behind,
+            withdrawn=count_withdrawn(connection, plan.corrections, _mapped(plan)),
             files=[str(path) for path in written.files],
             notes=reading_notes(connection),
         )
+
+
+def _mapped(plan: Mapping) -> set[str]:
+    return {*plan.columns, *(name for version in plan.versions for name in (*version.columns, *version.unknown))}
 
 
 @dataclass(slots=True)

@@ -7,12 +7,15 @@ from datetime import timedelta
 
 import polars as pl
 import pytest
+import yaml
 
 from config import Settings
-from feature_repo.orders import fold
+from feature_repo.orders import fold, latest_orders, orders_table, read_landing
+from feature_repo.orders.mapping import bring_in
 from feature_repo.orders.schema import LAKE_SCHEMA
 from feature_repo.transforms import fold as on_engine
 from feature_repo.transforms.engine import engine
+from feature_repo.window import HOUR, Window
 from tests.feature_repo.orders.builders import NOON, lake_frame, minutes, placed, version
 from tests.feature_repo.transforms import oracle
 
@@ -159,3 +162,34 @@ def test_states_equal_brute_force(versions, tmp_path, corrections):
     for order, rows in versions.items():
         found = [{name: state[name] for name in SHOWN} for state in states if state["order_id"] == order]
         assert found == [{name: state[name] for name in SHOWN} for state in oracle.states(rows, corrections)]
+
+
+def test_an_ingestion_counts_the_orders_that_go_backwards_and_takes_back_what_the_mapping_allows(tmp_path):
+    lines = [
+        "id,shop,status,placed,delivered,seen",
+        "1,r1,placed,2026-05-04 12:00,,2026-05-04 12:00",
+        "1,r1,delivered,2026-05-04 12:00,2026-05-04 12:31,2026-05-04 12:31",
+        "1,r1,picked_up,2026-05-04 12:00,,2026-05-04 12:35",
+        "2,r1,placed,2026-05-04 12:00,,2026-05-04 12:00",
+        "2,r1,delivered,2026-05-04 12:00,2026-05-04 12:40,2026-05-04 12:40",
+    ]
+    (tmp_path / "orders.csv").write_text("\n".join(lines) + "\n")
+    columns = {"order_id": "id", "restaurant_id": "shop", "status": "status", "placed_at": "placed"}
+    columns |= {"delivered_at": "delivered", "updated_at": "seen"}
+    for corrections, count in ((False, 1), (["delivered_at", "status"], 0), (["delivered_at"], 1), (True, 0)):
+        content = {"name": "log", "read": {"format": "csv"}, "columns": columns, "corrections": corrections}
+        (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(content))
+        settings = Settings(data_dir=tmp_path / str(corrections))
+        report = bring_in(str(tmp_path / "orders.csv"), tmp_path / "mapping.yaml", settings)
+        assert report.withdrawn == count
+        assert ("1 orders have a later row that lacks" in report.summary()) == bool(count)
+        window = Window(NOON, NOON + HOUR)
+        orders_table(settings).replace(window, read_landing(window, settings).select(list(LAKE_SCHEMA)))
+        ends = latest_orders(settings, window, window.end).sort("order_id").collect()["delivered_at"].to_list()
+        assert ends == [None if corrections else NOON + minutes(31), NOON + minutes(40)]
+
+
+@pytest.mark.parametrize("wrong", ["placed_at", "restaurant_id", "order_id", "delivery"])
+def test_what_makes_an_order_cannot_be_taken_back(wrong):
+    with pytest.raises(ValueError, match=rf"\['{wrong}'\] cannot be taken back, only \['status', 'accepted_at'"):
+        fold.correctable([wrong])
