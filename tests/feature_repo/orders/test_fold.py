@@ -176,10 +176,11 @@ def test_an_ingestion_counts_the_orders_that_go_backwards_and_takes_back_what_th
     (tmp_path / "orders.csv").write_text("\n".join(lines) + "\n")
     columns = {"order_id": "id", "restaurant_id": "shop", "status": "status", "placed_at": "placed"}
     columns |= {"delivered_at": "delivered", "updated_at": "seen"}
-    for corrections, count in ((False, 1), (["delivered_at", "status"], 0), (["delivered_at"], 1), (True, 0)):
+    cases = [(False, 1), (["delivered_at", "status"], 0), (["delivered_at"], 1), (True, 0)]
+    for number, (corrections, count) in enumerate(cases):
         content = {"name": "log", "read": {"format": "csv"}, "columns": columns, "corrections": corrections}
         (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(content))
-        settings = Settings(data_dir=tmp_path / str(corrections))
+        settings = Settings(data_dir=tmp_path / str(number))
         report = bring_in(str(tmp_path / "orders.csv"), tmp_path / "mapping.yaml", settings)
         assert report.withdrawn == count
         assert ("1 orders have a later row that lacks" in report.summary()) == bool(count)
