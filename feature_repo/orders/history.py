@@ -7,6 +7,8 @@ from datetime import datetime
 import polars as pl
 
 from config import Settings
+from feature_repo.orders.fold import latest
+from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import LAKE_SCHEMA, orders_table
 from feature_repo.window import HOUR, Window, as_utc, floor_hour
 
@@ -23,20 +25,21 @@ def order_versions(settings: Settings, known: Window) -> pl.LazyFrame:
 
 
 def latest_orders(settings: Settings, placed: Window, as_of: datetime) -> pl.LazyFrame:
-    """One row per order placed in a window: its latest version among those known at an instant.
+    """One row per order placed in a window: what its versions known at an instant add up to (see `fold`).
 
     Parameters
     ----------
     settings : Settings
     placed : Window
-        Orders whose latest version has `placed_at` in it are returned.
+        Orders whose latest `placed_at` is in it are returned.
     as_of : datetime
         Versions with `known_at` after it are not seen; one known at exactly this instant is.
 
     Returns
     -------
     pl.LazyFrame
-        Columns of `LAKE_SCHEMA`, in no particular order.
+        Columns of `LAKE_SCHEMA`, in no particular order; `updated_at` is the latest version's, and `known_at` when the
+        last of the values became known.
 
     Notes
     -----
@@ -45,18 +48,13 @@ def latest_orders(settings: Settings, placed: Window, as_of: datetime) -> pl.Laz
 
     Validation holds `placed_at <= known_at <= placed_at + lateness_horizon` for every accepted version, so only the
     daily files of `[placed.start, min(as_of, placed.end + lateness_horizon)]` can hold a version that matters, and
-    only these are opened. The placement filter comes after the choice of the version: a correction that moves an order
-    out of the window takes it out, instead of bringing back the version that it corrected.
+    only these are opened. The placement filter comes after the fold: a correction that moves an order out of the window
+    takes it out, instead of bringing back the version that it corrected.
     """
     as_of = as_utc(as_of)
     last = min(as_of, placed.end + settings.lateness_horizon)
     if last < placed.start:
         return pl.LazyFrame(schema=LAKE_SCHEMA)
     seen = order_versions(settings, Window(placed.start, floor_hour(last) + HOUR))
-    return (
-        seen.filter(pl.col("known_at") <= as_of)
-        .sort("updated_at", "known_at")
-        .unique(subset="order_id", keep="last", maintain_order=True)
-        .filter(pl.col("placed_at").is_between(placed.start, placed.end, closed="left"))
-        .select(list(LAKE_SCHEMA))
-    )
+    placed_in = pl.col("placed_at").is_between(placed.start, placed.end, closed="left")
+    return latest(seen.filter(pl.col("known_at") <= as_of), corrections(settings)).filter(placed_in)

@@ -15,21 +15,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP
+from feature_repo.orders.fold import correctable
 from feature_repo.orders.landing_ids import can_hold_ids, read_ids
+from feature_repo.orders.recorded import recorded_at
 from feature_repo.orders.schema import (
     BATCH_SCHEMA,
     ID_COLUMNS,
     LANDING_SCHEMA,
-    ORDER_SCHEMA,
     REFUSAL_SCHEMA,
     orders_table,
     quarantine_table,
-    row_text,
 )
 from feature_repo.window import DAY, Moments, Window, as_utc, floor_hour
 
@@ -59,11 +60,14 @@ class Watermark:
         `simulator`, or the name of a mapping.
     started_at : datetime
         The full hour of the first version. UTC.
+    corrections : tuple of str
+        Columns in which a null, or an earlier status, takes back what was known; see `fold`.
     """
 
     complete_until: datetime
     source: str
     started_at: datetime
+    corrections: tuple[str, ...] = ()
 
 
 def watermark_file(settings: Settings) -> Path:
@@ -82,7 +86,8 @@ def read_watermark(settings: Settings) -> Watermark | None:
     path = watermark_file(settings)
     try:
         content = json.loads(path.read_text())
-        return Watermark(as_utc(content["complete_until"]), str(content["source"]), as_utc(content["started_at"]))
+        until, started = as_utc(content["complete_until"]), as_utc(content["started_at"])
+        return Watermark(until, str(content["source"]), started, correctable(content.get("corrections", ())))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -91,13 +96,21 @@ def read_watermark(settings: Settings) -> Watermark | None:
         ) from error
 
 
+def corrections(settings: Settings) -> tuple[str, ...]:
+    """Columns in which the source says that a later version may take back what was known."""
+    watermark = read_watermark(settings)
+    return watermark.corrections if watermark else ()
+
+
 def write_watermark(settings: Settings, watermark: Watermark) -> None:
     """Put the watermark there in one rename. Call it after the files that it vouches for."""
-    content = {
+    content: dict[str, Any] = {
         "complete_until": as_utc(watermark.complete_until).isoformat(),
         "source": watermark.source,
         "started_at": as_utc(watermark.started_at).isoformat(),
     }
+    if watermark.corrections:
+        content["corrections"] = [*watermark.corrections]
     write_atomically(watermark_file(settings), json.dumps(content, indent=2) + "\n")
 
 
@@ -133,11 +146,13 @@ def read_landing(window: Window, settings: Settings) -> pl.DataFrame:
 
     Notes
     -----
-    What has been recorded stays. A version that the lake or the quarantine already holds at an instant keeps it, so
-    running a window again gives the same batch, and a version that a later window found late is not counted a second
-    time here. A version of the `lateness_horizon` before the window that is recorded nowhere is taken now, with
-    `known_at = window.start`: that is when this house learnt of it. Hours before the first recorded one are not
-    looked at: starting in the middle of a history does not make that history late.
+    Each landed row is recorded once, in the lake or in the quarantine, and what has been recorded stays. A row that
+    one of them already holds at an instant keeps it, so running a window again gives the same batch, and a row that a
+    later window found late is not counted a second time here. A row of the `lateness_horizon` before the window that is
+    recorded nowhere is taken now, with `known_at = window.start`: that is when this house learnt of it. This holds for
+    one that repeats a recorded version, too: it comes in, and is quarantined as a duplicate, instead of vanishing.
+    Hours before the first recorded one are not looked at: starting in the middle of a history does not make that
+    history late.
     """
     _require_complete(window, settings)
     span = Moments(window.start - settings.lateness_horizon, window.end)
@@ -256,31 +271,11 @@ def _place(rows: pl.LazyFrame, day: datetime) -> pl.LazyFrame:
 
 def _settle(landed: pl.DataFrame, window: Window, settings: Settings) -> pl.DataFrame:
     """Decide each version's `known_at` from what has been recorded; see the notes of `read_landing`."""
-    recorded = _recorded(landed, window, settings)
+    around = Moments(window.start - settings.lateness_horizon, window.end + settings.lateness_horizon)
+    recorded = recorded_at(landed, around, settings)
     start, end = pl.lit(window.start, TIMESTAMP), pl.lit(window.end, TIMESTAMP)
     known, record = pl.col("known_at"), pl.col("recorded_at")
     keep = pl.when(record.is_null()).then(True).when(record < start).then(known >= start).otherwise(record < end)
     fresh = record.is_null() | (record < start)
     at = pl.when(fresh).then(pl.max_horizontal(known, start)).otherwise(pl.max_horizontal(known, record))
     return landed.with_columns(recorded).filter(keep).with_columns(at.alias("known_at"), found_late=at > known)
-
-
-def _recorded(landed: pl.DataFrame, window: Window, settings: Settings) -> pl.Series:
-    """When the lake or the quarantine first recorded each landed version; null where neither holds it."""
-    around = Moments(window.start - settings.lateness_horizon, window.end + settings.lateness_horizon)
-    keys = landed.select(_content_hash(), pl.coalesce("source_row", row_text()).alias("row"))
-    lake = orders_table(settings).scan(around).select(_content_hash(), "known_at").collect()
-    refused = quarantine_table(settings).scan(around).select("row", "known_at").collect()
-    first = [
-        keys.join(found.group_by(key).agg(pl.col("known_at").min()), on=key, how="left", maintain_order="left")[
-            "known_at"
-        ]
-        for found, key in ((lake, "content"), (refused, "row"))
-    ]
-    return pl.DataFrame({"lake": first[0], "quarantine": first[1]}).select(
-        recorded_at=pl.min_horizontal("lake", "quarantine")
-    )["recorded_at"]
-
-
-def _content_hash() -> pl.Expr:
-    return pl.struct(list(ORDER_SCHEMA)).hash().alias("content")

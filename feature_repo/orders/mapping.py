@@ -11,10 +11,12 @@ from pathlib import Path
 import duckdb
 
 from config import Settings
+from feature_repo.orders import identity
 from feature_repo.orders import span as spans
 from feature_repo.orders.conversion import convert, count_filtered, judge
 from feature_repo.orders.conversion.judging import first_rule
 from feature_repo.orders.decisions import Allowed
+from feature_repo.orders.fold import count_withdrawn
 from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.orders.landing_files import place_refused, write_days
 from feature_repo.orders.mapping_file import Mapping, MappingError, load_mapping
@@ -92,10 +94,15 @@ def bring_in(
             last_known=span[1],
             complete_until=watermark.complete_until,
             behind_watermark=written.behind,
+            withdrawn=count_withdrawn(connection, plan.corrections, _told(plan)),
             files=[str(path) for path in written.files],
             told=[*reading_notes(connection), *converted.told],
             allowed=record.allowed,
         )
+
+
+def _told(plan: Mapping) -> set[str]:
+    return {*plan.mapped, *(name for version in plan.versions for name in version.unknown)}
 
 
 def _landed(earlier: Watermark | None, record: Record) -> spans.Landed | None:
@@ -161,16 +168,25 @@ def _require_enough(connection: duckdb.DuckDBPyConnection, plan: Mapping, orders
             f"{refused:,} of {total:,} order versions do not convert ({counts}), more than the share of "
             f"{plan.quarantine.max_share:g} that may go to the quarantine; nothing has landed. For example:\n  "
             + "\n  ".join(_examples(connection))
+            + _restarts(connection, plan)
             + "\nCorrect the mapping, or raise quarantine.max_share in it"
         )
     return as_utc(first), as_utc(last)
+
+
+def _restarts(connection: duckdb.DuckDBPyConnection, plan: Mapping) -> str:
+    """What to do about ids that several orders share; nothing when there are none."""
+    if identity.RULE not in _refused_counts(connection):
+        return ""
+    unique = f"concat({plan.columns['order_id']}, ' ', {plan.columns['placed_at']})"
+    return f"\nThe numbers seem to restart: make order_id unique in the mapping, for example `order_id: {unique}`"
 
 
 def _advance(earlier: Watermark | None, plan: Mapping, span: tuple[datetime, datetime]) -> Watermark:
     first, until = floor_hour(span[0]), floor_hour(span[1]) + HOUR
     if earlier is not None:
         first, until = min(first, earlier.started_at), max(until, earlier.complete_until)
-    return Watermark(until, plan.name, first)
+    return Watermark(until, plan.name, first, plan.corrections)
 
 
 def _count(connection: duckdb.DuckDBPyConnection, what: str) -> int:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from feature_repo.orders.fold import correctable
 from feature_repo.orders.schema import LANDING_SCHEMA
 
 SQLValue = str | bool | int | float | None
@@ -170,6 +171,8 @@ class Mapping(_Model):
     time: Annotated[Time, BeforeValidator(lambda value: {} if value is None else value)] = Field(default_factory=Time)
     where: str | None = None
     versions: list[Version] = Field(default_factory=list)
+    corrections: Annotated[tuple[str, ...], BeforeValidator(correctable)] = ()
+    """Columns in which a null, or an earlier status, takes back what was known; `true` for all."""
     quarantine: Quarantine = Field(default_factory=Quarantine)
     gate_thresholds: dict[str, dict[str, float]] = Field(default_factory=dict)
     """By model and gate: what `ETA_GATE_THRESHOLDS` should be for this data. `make run` uses it."""

@@ -130,6 +130,8 @@ def _plan_hash(plan: Mapping) -> str:
     unset = [name for name, default in options.items() if meaning["time"][name] == default]
     meaning["time"] = {name: value for name, value in meaning["time"].items() if name not in unset}
     meaning |= plan.read.model_dump(include={"decimal", "thousands"}, exclude_defaults=True)
+    if plan.corrections:
+        meaning["corrections"] = sorted(plan.corrections)
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 

@@ -33,6 +33,8 @@ class IngestReport:
         The new watermark.
     behind_watermark : int
         Landed versions that were known before the watermark of an earlier ingestion: hours that may have been run.
+    withdrawn : int
+        Orders of which a later version lacks what an earlier one told; what was known is kept (see `fold`).
     files : list of str
         Files written.
     told : list of str
@@ -55,6 +57,7 @@ class IngestReport:
     last_known: datetime
     complete_until: datetime
     behind_watermark: int
+    withdrawn: int
     files: list[str] = field(repr=False)
     told: list[str] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
@@ -83,6 +86,11 @@ class IngestReport:
         if len(self.told) > _SHOWN_NOTES:
             lines.append(f"  note: and {len(self.told) - _SHOWN_NOTES} more")
         lines += [f"  allowed: {decision}" for decision in self.allowed]
+        if self.withdrawn:
+            lines.append(
+                f"  {self.withdrawn:,} orders have a later row that lacks what an earlier one told: what was known is "
+                "kept; if such rows are corrections, say so with `corrections`"
+            )
         if self.behind_watermark:
             lines.append(
                 f"  {self.behind_watermark:,} versions lie before the earlier watermark: the next hourly run finds"

@@ -1,13 +1,11 @@
-"""The rules for order versions: what is rejected row by row, what stops a batch, what is only worth a warning.
+"""The verdict on a batch of order versions: what is accepted, what goes to the quarantine, what stops the batch.
 
-A row rule is its name, the expectation that Great Expectations evaluates, and the words for a row that fails. What a
-breach of it means is in `rules.RULES`, from which the report and the docs take it.
+The rules themselves are in `order_rows`, `order_history` and `order_batch`; what a breach means is in `rules.RULES`.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,82 +14,23 @@ from typing import Any
 import polars as pl
 
 from config import Settings
-from feature_repo.orders.history import order_versions
-from feature_repo.orders.schema import (
-    BATCH_SCHEMA,
-    EVENT_TIMES,
-    LAKE_SCHEMA,
-    ORDER_SCHEMA,
-    QUARANTINE_SCHEMA,
-    REQUIRED_COLUMNS,
-    STAGE_TIMES,
-    STATUSES,
-    orders_table,
-    row_text,
-)
-from feature_repo.quality import shift
+from feature_repo.orders.landing import corrections
+from feature_repo.orders.schema import BATCH_SCHEMA, LAKE_SCHEMA, QUARANTINE_SCHEMA, REQUIRED_COLUMNS, row_text
+from feature_repo.quality import shift, withdrawn
 from feature_repo.quality.baseline import baseline_for
 from feature_repo.quality.datadocs import write_page
+from feature_repo.quality.order_batch import BatchRule, batch_rules, found_late, not_all_null
+from feature_repo.quality.order_history import earlier, history_rules, mark_history
+from feature_repo.quality.order_rows import CONVERTED, RowRule, row_rules
 from feature_repo.quality.results import RuleResult, ValidationReport
 from feature_repo.quality.rules import Severities, severities
 from feature_repo.quality.suite import Expectation, Outcome, run_suite
-from feature_repo.window import DAY, Window, floor_hour
+from feature_repo.window import Window
 
 logger = logging.getLogger(__name__)
 
 SUITE = "orders"
-ID_COLUMNS = tuple(name for name in ORDER_SCHEMA if name.endswith("_id"))
-VERSION_KEY = ("order_id", "updated_at")
-
-MAX_DELIVERY_MINUTES = 24 * 60
-"""For ASAP orders. A scheduled order's duration says when it was wanted; it is bounded by the lateness horizon."""
-MAX_DISTANCE_KM = 100.0
-MAX_REJECTED_SHARE = 0.2
-MIN_REJECTED_TO_STOP = 10
-"""A quiet hour with one bad row out of three is no reason to refuse the hour."""
-HISTORY_WEEKS = 4
-ROW_COUNT_FACTOR = 4.0
-"""A window may have a quarter to four times as many rows as the same hours of the weeks before."""
-WEEK = 7 * DAY
 MICROSECOND = timedelta(microseconds=1)
-SMALLEST_SHARE = 1e-9
-"""As `mostly`: fails only when no row at all holds the expectation."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowRule:
-    """One rule that each row must keep, or go to the quarantine.
-
-    Attributes
-    ----------
-    expectation : Expectation
-        Its name, and what Great Expectations evaluates. Most rules are a boolean column of the rule's name.
-    threshold : str
-        What is allowed, in words.
-    reason : pl.Expr
-        Text for a row that fails.
-    holds : pl.Expr, optional
-        The boolean column; null counts as true. None where the expectation reads order columns itself.
-    """
-
-    expectation: Expectation
-    threshold: str
-    reason: pl.Expr
-    holds: pl.Expr | None = None
-
-    @property
-    def name(self) -> str:
-        """The rule's name."""
-        return self.expectation.rule
-
-
-CONVERTED = RowRule(
-    Expectation("converted", "ExpectColumnValuesToBeNull", {"column": "refused_rule"}),
-    "the source row converts",
-    pl.col("refused_reason"),
-)
-"""Broken by rows that `bring_in` or the landing refused. These are quarantined under the rule that they were given
-there; the other rules do not apply to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +75,20 @@ def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> 
     """
     grave = severities(settings)
     batch, clean = _sorted_apart(frame)
-    rules, filled = row_rules(window, settings), [_not_all_null(clean, column) for column in REQUIRED_COLUMNS]
+    rules, filled = row_rules(window, settings), [not_all_null(clean, column) for column in REQUIRED_COLUMNS]
     kept: list[Any] = []
     outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, filled), kept)
-    marked = _mark_repetitions(batch, _positions(outcomes[rule.name] for rule in rules), window, settings)
-    again, whole = [CONVERTED, *repetition_rules()], _batch_rules(marked, window, settings)
-    columns = marked.select("refused_rule", "unsuspicious", *(rule.name for rule in repetition_rules()))
+    marked = mark_history(batch, _positions(outcomes[rule.name] for rule in rules), window, settings)
+    again, whole = [CONVERTED, *history_rules()], batch_rules(marked, window, settings)
+    columns = marked.select("refused_rule", "unsuspicious", *(rule.name for rule in history_rules()))
     outcomes |= run_suite(f"{SUITE}_batch", columns, _expectations(again, whole), kept)
     rejected = _rejected(marked, [*rules, *again], outcomes, window)
     accepted = _without(batch, _positions(outcomes[rule.name] for rule in (*rules, *again)))
     results = [_row_result(rule, outcomes[rule.name], marked, grave) for rule in (*rules, *again)]
     results += [rule.result(outcomes[rule.name], grave) for rule in (*filled, *whole)]
-    results.append(_found_late(batch, grave))
+    results.append(found_late(batch, grave))
+    held = earlier(accepted, window, settings)
+    results.append(withdrawn.judge(accepted, held, corrections(settings), grave))
     compared = shift.compare(accepted, clean, window, baseline_for(window, settings), settings)
     results += shift.judge(compared, grave, kept)
     report = ValidationReport(SUITE, window.slug, batch.height, rejected.height, results)
@@ -177,8 +118,8 @@ def acceptable_orders(frame: pl.DataFrame, window: Window, settings: Settings) -
     batch, clean = _sorted_apart(frame)
     rules = row_rules(window, settings)
     outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, []))
-    marked = _mark_repetitions(batch, _positions(outcomes.values()), window, settings)
-    return marked.filter("is_good", *(rule.name for rule in repetition_rules())).select(list(LAKE_SCHEMA))
+    marked = mark_history(batch, _positions(outcomes.values()), window, settings)
+    return marked.filter("is_good", *(rule.name for rule in history_rules())).select(list(LAKE_SCHEMA))
 
 
 def stopped_batch(frame: pl.DataFrame, report: ValidationReport, window: Window) -> pl.DataFrame:
@@ -192,190 +133,6 @@ def stopped_batch(frame: pl.DataFrame, report: ValidationReport, window: Window)
     reasons = "; ".join(result.reason for result in report.failures if result.severity == "stop")
     rule, reason = pl.lit("batch_stopped"), pl.lit(f"the whole batch was refused: {reasons}")
     return _quarantine_rows(_conform(frame).with_columns(rule=rule, reason=reason), window)
-
-
-def row_rules(window: Window, settings: Settings) -> list[RowRule]:
-    """The rules on one row by itself, in the order in which a rejected row is given its rule."""
-    return [
-        *(_not_null(column) for column in REQUIRED_COLUMNS),
-        _rule(
-            "blank_id",
-            pl.all_horizontal((pl.col(name).str.strip_chars() != "").fill_null(True) for name in ID_COLUMNS),
-            "no empty text",
-            pl.format("one of {} is an empty text; an unknown one is null", pl.lit(", ".join(ID_COLUMNS))),
-        ),
-        RowRule(
-            Expectation("status", "ExpectColumnValuesToBeInSet", {"column": "status", "value_set": list(STATUSES)}),
-            f"one of {', '.join(STATUSES)}",
-            pl.format("status {} is none of {}", _shown("status"), pl.lit(", ".join(STATUSES))),
-        ),
-        *_time_rules(window, settings.lateness_horizon),
-        *_stage_rules(),
-        *_value_rules(),
-    ]
-
-
-def _not_null(column: str) -> RowRule:
-    return RowRule(
-        Expectation(f"{column}_not_null", "ExpectColumnValuesToNotBeNull", {"column": column}),
-        "not null",
-        pl.lit(f"{column} is null; every order has one"),
-    )
-
-
-def _time_rules(window: Window, horizon: timedelta) -> list[RowRule]:
-    hours = horizon.total_seconds() / 3600
-    return [
-        _rule(
-            "known_in_window",
-            pl.col("known_at").is_between(window.start, window.end, closed="left"),
-            f"in {window}",
-            pl.format("known at {}, outside of the window {}", _shown("known_at"), pl.lit(str(window))),
-        ),
-        _rule(
-            "placed_in_future",
-            pl.col("placed_at") <= pl.col("known_at"),
-            "placed_at <= known_at",
-            pl.format("placed_at {} is after {}, when the order became known", _shown("placed_at"), _shown("known_at")),
-        ),
-        _rule(
-            "too_late",
-            pl.col("known_at") <= pl.col("placed_at") + horizon,
-            f"known within {hours:g} h of placed_at",
-            pl.format(
-                "became known at {}, more than {} h after it was placed at {}",
-                _shown("known_at"),
-                pl.lit(f"{hours:g}"),
-                _shown("placed_at"),
-            ),
-        ),
-    ]
-
-
-def _stage_rules() -> list[RowRule]:
-    newest = pl.max_horizontal(EVENT_TIMES)
-    minutes = (pl.col("delivered_at") - pl.col("placed_at")).dt.total_seconds() / 60
-    return [
-        RowRule(
-            Expectation(
-                "delivered_before_placed",
-                "ExpectColumnPairValuesAToBeGreaterThanB",
-                {
-                    "column_A": "delivered_at",
-                    "column_B": "placed_at",
-                    "or_equal": True,
-                    "ignore_row_if": "either_value_is_missing",
-                },
-            ),
-            "delivered_at >= placed_at",
-            pl.format("delivered_at {} is before placed_at {}", _shown("delivered_at"), _shown("placed_at")),
-        ),
-        _rule("stage_order", pl.all_horizontal(_in_order()), " <= ".join(STAGE_TIMES), _disorder()),
-        _rule(
-            "cancelled_before_placed",
-            pl.col("cancelled_at") >= pl.col("placed_at"),
-            "cancelled_at >= placed_at",
-            pl.format("cancelled_at {} is before placed_at {}", _shown("cancelled_at"), _shown("placed_at")),
-        ),
-        _rule(
-            "delivered_without_time",
-            (pl.col("status") != "delivered") | pl.col("delivered_at").is_not_null(),
-            "status delivered has delivered_at",
-            pl.lit("status is delivered, but delivered_at is null"),
-        ),
-        _rule(
-            "delivery_minutes",
-            ~pl.col("is_asap").fill_null(True) | (minutes <= MAX_DELIVERY_MINUTES),
-            f"at most {MAX_DELIVERY_MINUTES} minutes for ASAP orders",
-            pl.format("an ASAP order took {} minutes, more than {}", minutes.round(1), pl.lit(MAX_DELIVERY_MINUTES)),
-        ),
-        _rule(
-            "updated_before_event",
-            pl.col("updated_at") >= newest,
-            "updated_at >= every event's time",
-            pl.format("updated_at {} is before the newest event at {}", _shown("updated_at"), _time_text(newest)),
-        ),
-    ]
-
-
-def _value_rules() -> list[RowRule]:
-    floats = [name for name, kind in ORDER_SCHEMA.items() if kind == pl.Float64()]
-    return [
-        _rule(
-            "finite_numbers",
-            pl.all_horizontal(pl.col(name).is_finite().fill_null(True) for name in floats),
-            "no NaN, no infinity",
-            pl.format("one of {} is NaN or infinite; an unknown value is null", pl.lit(", ".join(floats))),
-        ),
-        _range("distance_km", 0, MAX_DISTANCE_KM),
-        _range("order_value", 0, None),
-        _range("item_count", 1, None),
-        _range("promised_minutes", 0, None),
-    ]
-
-
-def _rule(name: str, holds: pl.Expr, threshold: str, reason: pl.Expr) -> RowRule:
-    return RowRule(Expectation.holds(name), threshold, reason, holds)
-
-
-def _range(column: str, minimum: float, maximum: float | None) -> RowRule:
-    arguments = {"column": column, "min_value": minimum, "max_value": maximum}
-    threshold = f"at least {minimum:g}" if maximum is None else f"{minimum:g} to {maximum:g}"
-    reason = pl.format("{} {} is not {}", pl.lit(column), pl.col(column), pl.lit(threshold))
-    return RowRule(Expectation(column, "ExpectColumnValuesToBeBetween", arguments), threshold, reason)
-
-
-def _in_order() -> list[pl.Expr]:
-    """For each stage after the first: its time is not before that of any earlier stage that is present."""
-    return [
-        (pl.col(stage) >= pl.max_horizontal(STAGE_TIMES[:place])).fill_null(True)
-        for place, stage in enumerate(STAGE_TIMES)
-        if place
-    ]
-
-
-def _disorder() -> pl.Expr:
-    parts = [
-        pl.when(~holds).then(
-            pl.format("{} {} is before an earlier stage at {}", pl.lit(stage), _shown(stage), _time_text(earlier))
-        )
-        for holds, stage, earlier in zip(
-            _in_order(),
-            STAGE_TIMES[1:],
-            [pl.max_horizontal(STAGE_TIMES[:place]) for place in range(1, len(STAGE_TIMES))],
-            strict=True,
-        )
-    ]
-    return pl.concat_str(parts, separator="; ", ignore_nulls=True)
-
-
-def repetition_rules() -> list[RowRule]:
-    """The rules on a row beside the other versions of its order; only rows that keep all `row_rules` take part."""
-    at = _shown("updated_at")
-    return [
-        _rule(
-            "conflicting_version",
-            ~pl.col("repeated") | pl.col("same_content"),
-            "one version per order_id and updated_at",
-            pl.format("another version with the same updated_at {} and other values came first", at),
-        ),
-        _rule(
-            "duplicate_version",
-            ~pl.col("repeated") | ~pl.col("same_content"),
-            "each version once",
-            pl.format("the same version, updated_at {}, came before", at),
-        ),
-    ]
-
-
-def _shown(column: str) -> pl.Expr:
-    if BATCH_SCHEMA[column] == pl.String():
-        return pl.col(column).fill_null("null")
-    return _time_text(pl.col(column))
-
-
-def _time_text(time: pl.Expr) -> pl.Expr:
-    return time.dt.strftime("%Y-%m-%d %H:%M:%S").fill_null("null")
 
 
 def _conform(frame: pl.DataFrame) -> pl.DataFrame:
@@ -417,44 +174,6 @@ def _without(batch: pl.DataFrame, positions: pl.Series) -> pl.DataFrame:
     return kept.select(list(LAKE_SCHEMA))
 
 
-def _mark_repetitions(batch: pl.DataFrame, broken: pl.Series, window: Window, settings: Settings) -> pl.DataFrame:
-    """Add the columns of `repetition_rules`, and `unsuspicious`: neither broken nor in conflict with another version.
-
-    A version is repeated when its `(order_id, updated_at)` came before, in the lake or in this batch. Broken rows do
-    not take part, so that a broken version does not shut out a good one, whatever windows the two come in.
-    """
-    rows = batch.with_row_index("position").with_columns(
-        is_good=pl.col("refused_rule").is_null() & ~pl.col("position").is_in(broken.implode()),
-        content=_hash(ORDER_SCHEMA),
-        key=_hash(VERSION_KEY),
-    )
-    recent = Window(window.start - settings.lateness_horizon, window.start)
-    lake = order_versions(settings, recent).select(
-        *VERSION_KEY, key=_hash(VERSION_KEY), first_content=_hash(ORDER_SCHEMA)
-    )
-    marked = rows.join(_repetitions(rows, lake.collect()), on="position", how="left", maintain_order="left")
-    marked = marked.with_columns(pl.col("repeated", "same_content").fill_null(False))
-    booleans = [rule.holds.alias(rule.name) for rule in repetition_rules() if rule.holds is not None]
-    return marked.with_columns(booleans).with_columns(unsuspicious=pl.col("is_good") & pl.col("conflicting_version"))
-
-
-def _repetitions(rows: pl.DataFrame, lake: pl.DataFrame) -> pl.DataFrame:
-    """`position`, `repeated` and `same_content` of the rows that may be repeated: those whose hashed key recurs."""
-    good = rows.filter("is_good")
-    suspects = good.filter(pl.col("key").is_duplicated() | pl.col("key").is_in(lake["key"].unique().implode()))
-    ordered = suspects.sort("known_at", "position").select("position", *VERSION_KEY, "content")
-    before = lake.unique(VERSION_KEY).drop("key")
-    return ordered.join(before, on=VERSION_KEY, how="left", maintain_order="left").select(
-        "position",
-        repeated=(pl.int_range(pl.len()).over(VERSION_KEY) > 0) | pl.col("first_content").is_not_null(),
-        same_content=pl.col("content") == pl.coalesce("first_content", pl.col("content").first().over(VERSION_KEY)),
-    )
-
-
-def _hash(columns: Iterable[str]) -> pl.Expr:
-    return pl.struct(list(columns)).hash()
-
-
 def _rejected(
     marked: pl.DataFrame, rules: Sequence[RowRule], outcomes: Mapping[str, Outcome], window: Window
 ) -> pl.DataFrame:
@@ -494,117 +213,6 @@ def _row_result(rule: RowRule, outcome: Outcome, marked: pl.DataFrame, grave: Se
     example = _failing(marked, rule, Outcome(False, outcome.rows[:1], None))["reason"].to_list()
     reason = f"{count} of {marked.height} rows, for example: {example[0]}" if count else "no row breaks it"
     return RuleResult(rule.name, rule.name, grave.of(rule.name), not count, count, rule.threshold, count, reason)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchRule:
-    """A rule on the batch as a whole. `applies` is false where there is nothing to compare with."""
-
-    expectation: Expectation
-    observed: float | int
-    threshold: str
-    failed_rows: int
-    reason: str
-    applies: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.expectation.rule
-
-    def result(self, outcome: Outcome, grave: Severities) -> RuleResult:
-        passed = outcome.passed or not self.applies
-        failed = 0 if passed else self.failed_rows
-        severity = grave.of(self.name)
-        return RuleResult(self.name, self.name, severity, passed, self.observed, self.threshold, failed, self.reason)
-
-
-def _batch_rules(marked: pl.DataFrame, window: Window, settings: Settings) -> list[BatchRule]:
-    return [_rejected_share(marked), _no_rows(marked, window), _row_count(marked, window, settings)]
-
-
-def _rejected_share(marked: pl.DataFrame) -> BatchRule:
-    bad = marked.height - int(marked["unsuspicious"].sum())
-    share = bad / marked.height if marked.height else 0.0
-    arguments = {"column": "unsuspicious", "value_set": [True], "mostly": 1 - MAX_REJECTED_SHARE}
-    few = bad < MIN_REJECTED_TO_STOP
-    return BatchRule(
-        Expectation("rejected_share", "ExpectColumnValuesToBeInSet", arguments),
-        round(share, 4),
-        f"at most {MAX_REJECTED_SHARE:g}, from {MIN_REJECTED_TO_STOP} rejected rows on",
-        bad,
-        f"{bad} of {marked.height} rows are rejected (repeated versions not counted)"
-        + (f"; fewer than {MIN_REJECTED_TO_STOP} stop nothing" if few else ""),
-        applies=not few,
-    )
-
-
-def _not_all_null(marked: pl.DataFrame, column: str) -> BatchRule:
-    nulls = marked[column].null_count()
-    arguments = {"column": column, "mostly": SMALLEST_SHARE}
-    return BatchRule(
-        Expectation(f"{column}_not_all_null", "ExpectColumnValuesToNotBeNull", arguments),
-        nulls,
-        "not null in every row",
-        nulls,
-        f"{column} is null in {nulls} of {marked.height} rows; a source that lacks it cannot be used",
-    )
-
-
-def _no_rows(marked: pl.DataFrame, window: Window) -> BatchRule:
-    reason = f"{marked.height} rows" if marked.height else f"not one order version became known in {window}"
-    arguments = {"min_value": 1}
-    return BatchRule(
-        Expectation("no_rows", "ExpectTableRowCountToBeBetween", arguments),
-        marked.height,
-        "at least 1",
-        0,
-        reason,
-    )
-
-
-def _row_count(marked: pl.DataFrame, window: Window, settings: Settings) -> BatchRule:
-    usual = trailing_row_count(window, settings)
-    if usual is None:
-        low, high, reason = 0.0, float(marked.height), "no history yet: nothing to compare the number of rows with"
-    else:
-        low, high = usual / ROW_COUNT_FACTOR, usual * ROW_COUNT_FACTOR
-        reason = f"{marked.height} rows, usual in these hours of the week are {usual:.1f}"
-    arguments = {"min_value": math.ceil(low), "max_value": math.floor(high)}
-    threshold = "none" if usual is None else f"{low:.1f} to {high:.1f}"
-    return BatchRule(
-        Expectation("row_count", "ExpectTableRowCountToBeBetween", arguments),
-        marked.height,
-        threshold,
-        0,
-        reason,
-    )
-
-
-def trailing_row_count(window: Window, settings: Settings) -> float | None:
-    """How many versions the lake has in the same hours of the week, as the mean of up to four weeks before.
-
-    Weeks that lie before the lake's first version are left out, and so are those that overlap the window itself.
-
-    Returns
-    -------
-    float or None
-        None when no such week is left.
-    """
-    table = orders_table(settings)
-    files = table.files()
-    if not files:
-        return None
-    first = pl.scan_parquet(files[0], hive_partitioning=False).select(pl.col("known_at").min()).collect().item()
-    before = [Window(window.start - WEEK * back, window.end - WEEK * back) for back in range(1, HISTORY_WEEKS + 1)]
-    usable = [past for past in before if past.end <= window.start and past.start >= floor_hour(first)]
-    counts = [int(table.scan(past).select(pl.len()).collect().item()) for past in usable]
-    return sum(counts) / len(counts) if counts else None
-
-
-def _found_late(batch: pl.DataFrame, grave: Severities) -> RuleResult:
-    late = int(batch["found_late"].sum())
-    reason = f"{late} versions were put into hours of the landing folder that had been run" if late else "none"
-    return RuleResult("found_late", "found_late", grave.of("found_late"), not late, late, "0", 0, reason)
 
 
 def _log(report: ValidationReport, window: Window) -> None:

@@ -17,8 +17,9 @@ from ibis.backends.duckdb import Backend
 from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
 from feature_repo.orders.columns import absent_columns
+from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import orders_table
-from feature_repo.transforms import facts, state, tiles, windows
+from feature_repo.transforms import facts, fold, state, tiles, windows
 from feature_repo.transforms.engine import accumulate, engine, keep, scan
 from feature_repo.transforms.spec import ViewTransform
 from feature_repo.transforms.tables import (
@@ -67,8 +68,9 @@ def compute_tiles(
         versions = scan(connection, table, Moments(first, window.end if landed is None else window.start))
         if landed is not None:
             versions = ibis.union(versions, ibis.memtable(landed.select(list(table.schema))), distinct=False)
-        tied = connection.to_polars(facts.tied_orders(versions))
-        known = keep(connection, facts.facts(versions, window, tied, absent_columns(settings)))
+        tangled = fold.tangled_orders(connection, versions)
+        shown = facts.facts(versions, window, tangled, corrections(settings), absent_columns(settings))
+        known = keep(connection, shown)
         return {
             view: _to_table(connection.to_polars(tiles.tiles(known, transform)), transform, settings)
             for view, transform in transforms.items()
@@ -178,7 +180,7 @@ def _with_state(transforms: Mapping[str, ViewTransform]) -> list[ViewTransform]:
 def _numbered(stored: ir.Table, transform: ViewTransform) -> ir.Table:
     """Tiles with their step as a number."""
     step = int(transform.step.total_seconds())
-    return stored.mutate(tile=(facts.seconds(stored[TILE_START]) // step).cast("int64"))
+    return stored.mutate(tile=(fold.seconds(stored[TILE_START]) // step).cast("int64"))
 
 
 def _to_table(frame: pl.DataFrame, transform: ViewTransform, settings: Settings) -> pl.DataFrame:

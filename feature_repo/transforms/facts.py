@@ -1,9 +1,9 @@
 """Facts: what became known about orders, each once, at the instant at which it first became known.
 
 Grain: one row per order version that shows something new, one per order's end, and one per begin and end of a driver's
-shift. An order version shows facts (it was placed, accepted, delivered ...); a fact belongs to the first version that
-shows it, with that version's values. Later corrections change labels, never history, so no hour ever has to be computed
-again.
+shift. An order, as it is known after a version (see `fold`), shows facts: it was placed, accepted, delivered ... A fact
+belongs to the first version after which the order shows it, with the values that were known then. Later corrections
+change labels, never history, so no hour ever has to be computed again.
 """
 
 import functools
@@ -12,10 +12,11 @@ from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 import ibis
-import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import polars as pl
 
+from feature_repo.orders import identity
+from feature_repo.transforms.fold import seconds, states
 from feature_repo.window import DAY, HOUR, Window
 
 PLACED = "placed"
@@ -64,6 +65,7 @@ VALUES = (
 """Integer columns of a fact, null where the version does not tell. The two durations are null for scheduled orders:
 how long those take says when they were wanted. `asap` is 1 for the others."""
 
+
 NEEDED_COLUMNS: Mapping[str, tuple[str, ...]] = {
     ACCEPTED: ("accepted_at",),
     DECLINED: ("accepted_at",),
@@ -80,40 +82,24 @@ NEEDED_COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """By fact or value: the columns of an order without each of which no source tells it."""
 
-_TIE_BREAKERS = (
-    "updated_at",
-    "status",
-    "placed_at",
-    "accepted_at",
-    "picked_up_at",
-    "delivered_at",
-    "cancelled_at",
-    *ENTITY_KEYS,
-    "is_asap",
-    "distance_km",
-    "item_count",
-    "order_value",
-    "promised_minutes",
-)
-
 
 def lookback(lateness_horizon: timedelta) -> timedelta:
     """How far before a window versions must be read so that its facts are exact.
 
-    An accepted version is known at most the horizon after its order was placed, so a fact's first version is no further
-    back than that; and whether an order is open depends on a placing of up to `OPEN_AT_MOST` earlier. Whether a driver
-    is on a shift depends on a delivery of up to `SHIFT_ENDS_AFTER` earlier, which is less.
+    A fact's first version is no further back than that of its order (see `identity.lookback`); and whether an order is
+    open depends on a placing of up to `OPEN_AT_MOST` earlier. Whether a driver is on a shift depends on a delivery of
+    up to `SHIFT_ENDS_AFTER` earlier, which is less.
     """
-    return lateness_horizon + OPEN_AT_MOST
+    return identity.lookback(lateness_horizon) + OPEN_AT_MOST
 
 
-def tied_orders(versions: ir.Table) -> ir.Table:
-    """`order_id` of each order of which two versions became known in the same microsecond."""
-    instants = versions.group_by("order_id", "known_at").agg(versions=versions.count())
-    return instants.filter(instants.versions > 1).select("order_id").distinct()
-
-
-def facts(versions: ir.Table, window: Window, tied: pl.DataFrame, absent: Collection[str] = ()) -> ir.Table:
+def facts(
+    versions: ir.Table,
+    window: Window,
+    tangled: pl.DataFrame,
+    corrections: Collection[str] = (),
+    absent: Collection[str] = (),
+) -> ir.Table:
     """The facts that first became known in a window.
 
     Parameters
@@ -121,9 +107,11 @@ def facts(versions: ir.Table, window: Window, tied: pl.DataFrame, absent: Collec
     versions : ibis table
         Order versions (`LAKE_SCHEMA`) known in `[window.start - lookback, window.end)`, in any order.
     window : Window
-    tied : polars.DataFrame
-        What `tied_orders` says of these versions.
-    absent : collection of str
+    tangled : polars.DataFrame
+        What `fold.tangled_orders` says of these versions.
+    corrections : collection of str, optional
+        Columns that a later version may take back.
+    absent : collection of str, optional
         Columns that the source does not have. A fact that needs one is never shown: where nobody tells whether an
         order was accepted, a cancelled one was not declined.
 
@@ -135,7 +123,7 @@ def facts(versions: ir.Table, window: Window, tied: pl.DataFrame, absent: Collec
     """
     start, end = int(window.start.timestamp()), int(window.end.timestamp())
     firsts = _first_shown(
-        _in_order(_measure(versions, absent), tied), back_to=start - int(OPEN_AT_MOST.total_seconds())
+        _measure(states(versions, tangled, corrections), absent), back_to=start - int(OPEN_AT_MOST.total_seconds())
     )
     shown = firsts.mutate(**_none_of(*ENDS, *SHIFTS))
     columns = ["known_second", *ENTITY_KEYS, *VALUES, *FACTS]
@@ -144,21 +132,8 @@ def facts(versions: ir.Table, window: Window, tied: pl.DataFrame, absent: Collec
     return known.filter(known.known_second >= start, known.known_second < end, anything)
 
 
-@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
-def unix_micros(instant: dt.Timestamp(timezone="UTC")) -> dt.int64:  # type: ignore[valid-type]
-    """Microseconds since 1970, a function of both engines (see `engine`).
-
-    What Ibis has for the purpose goes through the calendar of the session's time zone, fifty times slower on DuckDB.
-    """
-
-
-def seconds(instant: ir.Value) -> ir.Value:
-    """Unix seconds of a timestamp, rounded down."""
-    return (unix_micros(instant) // 1_000_000).cast("int64")
-
-
-def _shown(versions: ir.Table, absent: Collection[str]) -> dict[str, ir.Value]:
-    shown = _shown_by_all_columns(versions)
+def _shown(known: ir.Table, absent: Collection[str]) -> dict[str, ir.Value]:
+    shown = _shown_by_all_columns(known)
     untold = [fact for fact in shown if not set(absent).isdisjoint(NEEDED_COLUMNS.get(fact, ()))]
     return shown | _none_of(*untold)
 
@@ -175,12 +150,12 @@ def _shown_by_all_columns(versions: ir.Table) -> dict[str, ir.Value]:
     }
 
 
-def _measure(versions: ir.Table, absent: Collection[str]) -> ir.Table:
-    """Add the integer values and, as `shows_*`, the facts that each version shows."""
-    v = versions
+def _measure(known: ir.Table, absent: Collection[str]) -> ir.Table:
+    """Add the integer values and, as `shows_*`, the facts that an order shows after each version."""
+    v = known.mutate(is_asap=known.is_asap.fill_null(True))
     delivery = seconds(v.delivered_at) - seconds(v.placed_at)
     late = delivery > _whole(v.promised_minutes * 60)
-    return v.mutate(
+    measured = v.mutate(
         known_second=seconds(v.known_at),
         placed_second=seconds(v.placed_at),
         value_cents=_whole(v.order_value * 100),
@@ -192,29 +167,8 @@ def _measure(versions: ir.Table, absent: Collection[str]) -> ir.Table:
         asap=ibis.cases((v.is_asap, 1), else_=ibis.null("int64")),
         **{f"shows_{fact}": shown for fact, shown in _shown(v, absent).items()},
     )
-
-
-def _in_order(measured: ir.Table, tied: pl.DataFrame) -> ir.Table:
-    """Add `position`, an integer by which an order's versions are ordered as they became known.
-
-    That is `known_at` itself, except in the few orders of which two versions became known in the same microsecond:
-    only those are sorted by all columns, which costs more than everything else together.
-    """
-    columns = ["order_id", "known_second", *ENTITY_KEYS, *VALUES, *[f"shows_{fact}" for fact in SHOWN]]
-    if tied.is_empty():
-        return measured.select(*columns, position=unix_micros(measured.known_at))
-    orders = ibis.memtable(tied)
-    alone = measured.anti_join(orders, "order_id")
-    apart = measured.semi_join(orders, "order_id")
-    by_all = ibis.window(
-        group_by="order_id",
-        order_by=[ibis.asc(apart[name], nulls_first=True) for name in ("known_at", *_TIE_BREAKERS)],
-    )
-    return ibis.union(
-        alone.select(*columns, position=unix_micros(alone.known_at)),
-        apart.select(*columns, position=ibis.row_number().over(by_all)),
-        distinct=False,
-    )
+    shows = [f"shows_{fact}" for fact in SHOWN]
+    return measured.select("order_id", "position", "known_second", *ENTITY_KEYS, *VALUES, *shows)
 
 
 def _first_shown(ordered: ir.Table, back_to: int) -> ir.Table:

@@ -25,7 +25,7 @@ from feature_repo.transforms.tables import feature_table, row_window, tile_table
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import Window, as_utc
 
-LOGIC_VERSION = 2
+LOGIC_VERSION = 3
 """Version of what all views share: `facts`, `tiles` and `windows`. Raise it when the same orders lead to other values
 or other rows; not for a change that only makes them faster. A test holds results against it."""
 FILE = "_definition.json"

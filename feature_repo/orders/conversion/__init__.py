@@ -23,6 +23,7 @@ from feature_repo.orders.conversion.formats import Decision, Pair, decide
 from feature_repo.orders.conversion.judging import judged
 from feature_repo.orders.conversion.times import Times
 from feature_repo.orders.decisions import Allowed
+from feature_repo.orders.identity import refuse_changed
 from feature_repo.orders.mapping_file import Mapping, Version
 from feature_repo.orders.schema import ID_COLUMNS, LANDING_SCHEMA
 from feature_repo.orders.source import ROW, for_each_part, quoted, source_columns
@@ -109,6 +110,7 @@ def judge(connection: duckdb.DuckDBPyConnection, now: datetime | None, aside: st
     """
     connection.execute(f"CREATE TABLE versions AS {judged(now, aside)}")
     connection.execute("DROP TABLE typed")
+    refuse_changed(connection, ROW)
     connection.execute("ALTER TABLE versions ADD COLUMN source_row VARCHAR")
     for_each_part(connection, lambda view: _keep_refused_rows(connection, view))
 

@@ -11,7 +11,9 @@ import pytest
 from config import Settings
 from feature_repo.orders.schema import BATCH_SCHEMA, LAKE_SCHEMA, QUARANTINE_SCHEMA, orders_table
 from feature_repo.quality import stopped_batch, validate_orders
-from feature_repo.quality.orders import ROW_COUNT_FACTOR, acceptable_orders, row_rules, trailing_row_count
+from feature_repo.quality.order_batch import ROW_COUNT_FACTOR, trailing_row_count
+from feature_repo.quality.order_rows import row_rules
+from feature_repo.quality.orders import acceptable_orders
 from feature_repo.window import DAY, HOUR, Window
 from tests.feature_repo.orders.builders import NOON, lake_frame, minutes, placed, version
 

@@ -1,5 +1,6 @@
 """Random histories of order versions, with everything that makes time hard: late and repeated versions, ties, closings
-that never come, drivers that change, instants exactly on the hour and a microsecond before it."""
+that never come, drivers that change, events that tell one thing only, ids that come back, instants exactly on the hour
+and a microsecond before it."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def _order(dice: random.Random, number: int, days: int) -> list[Version]:
     picked_up = accepted + timedelta(seconds=dice.uniform(60, 3_600))
     delivered = picked_up + timedelta(seconds=dice.uniform(60, 5_400))
     base: Version = {
-        "order_id": f"order-{number}",
+        "order_id": f"order-{number % 70}",  # some ids come back for another order
         "restaurant_id": f"restaurant-{dice.randrange(3)}",
         "driver_id": None,
         "customer_id": dice.choice(["ann", "bob", "cleo", None]),
@@ -85,13 +86,21 @@ def _as_they_arrive(dice: random.Random, base: Version, stages: list[tuple[datet
         known = max(updated, floor_hour(updated) + HOUR) if dice.random() < 0.2 else updated
         if dice.random() < 0.15:
             known = updated + timedelta(hours=dice.uniform(0, 60))
-        version = {**shown, "updated_at": updated, "known_at": known}
+        version = {**_forgetting(dice, shown), "updated_at": updated, "known_at": known}
         versions.append(version)
         if dice.random() < 0.15:
             versions.append(dict(version))  # delivered twice
         if dice.random() < 0.15:
             versions.append(_corrected(dice, version))
     return versions
+
+
+def _forgetting(dice: random.Random, shown: Version) -> Version:
+    """Now and then a version tells only a part of what is known, as an event does."""
+    if dice.random() < 0.7:
+        return shown
+    needed = {"order_id", "restaurant_id", "placed_at", "status", f"{shown['status']}_at"}
+    return {name: None if name not in needed and dice.random() < 0.5 else value for name, value in shown.items()}
 
 
 def _corrected(dice: random.Random, version: Version) -> Version:

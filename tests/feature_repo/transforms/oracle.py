@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -39,6 +39,7 @@ FIELDS_IN_TIE_ORDER = [
     "order_value",
     "promised_minutes",
 ]
+RANKS = {"placed": 0, "accepted": 1, "picked_up": 2, "delivered": 3, "cancelled": 3}
 SHIFT = 2 * HOUR
 
 
@@ -51,12 +52,50 @@ class Fact:
 
 def facts_of(versions: Iterable[Version], until: datetime) -> list[Fact]:
     """Every fact, once, as it stands when everything known before `until` is known."""
-    orders: dict[str, list[Version]] = defaultdict(list)
+    under_one_id: dict[str, list[Version]] = defaultdict(list)
     for version in versions:
         if version["known_at"] < until:
-            orders[version["order_id"]].append(version)
-    of_orders = [fact for history in orders.values() for fact in _order_facts(history, until)]
+            under_one_id[version["order_id"]].append(version)
+    orders = [order for found in under_one_id.values() for order in orders_of(found)]
+    of_orders = [fact for history in orders for fact in _order_facts(history, until)]
     return [*of_orders, *_shifts(of_orders, until)]
+
+
+def orders_of(versions: list[Version]) -> list[list[Version]]:
+    """The orders among versions of one id: a new one begins where the next time of placing is over a minute away."""
+    found: list[list[Version]] = []
+    for version in sorted(versions, key=lambda version: version["placed_at"]):
+        if not found or version["placed_at"] - found[-1][-1]["placed_at"] > timedelta(minutes=1):
+            found.append([])
+        found[-1].append(version | {"order_id": f"{version['order_id']} #{len(found)}"})
+    return found
+
+
+def states(history: list[Version], corrections: Container[str] = ()) -> list[Version]:
+    """An order as it was known after each of its versions, as these became known."""
+    ordered = _sorted(history, FIELDS_IN_TIE_ORDER)
+    return [
+        state(ordered[: place + 1], corrections) | {"known_at": now["known_at"]} for place, now in enumerate(ordered)
+    ]
+
+
+def state(versions: Iterable[Version], corrections: Container[str] = ()) -> Version:
+    """What versions of an order add up to: nulls and earlier statuses take nothing back, except in some columns."""
+    found: Version = {}
+    for version in _sorted(versions, ["updated_at", "known_at", *FIELDS_IN_TIE_ORDER[2:]]):
+        for name, value in version.items():
+            known = found.get(name)
+            if name in corrections:
+                found[name] = value
+            elif name == "status" and known is not None:
+                found[name] = value if RANKS[value] >= RANKS[known] else known
+            else:
+                found[name] = known if value is None else value
+    return found | {"is_asap": found["is_asap"] is not False}
+
+
+def _sorted(versions: Iterable[Version], names: list[str]) -> list[Version]:
+    return sorted(versions, key=lambda version: [(version[name] is not None, version[name]) for name in names])
 
 
 def features(view: str, entity: str, at: datetime, facts: list[Fact]) -> dict[str, Any]:
@@ -98,7 +137,7 @@ def row_instants(view: str, start: datetime, end: datetime, facts: list[Fact]) -
 
 
 def _order_facts(history: list[Version], until: datetime) -> list[Fact]:
-    ordered = sorted(history, key=lambda version: [(version[f] is not None, version[f]) for f in FIELDS_IN_TIE_ORDER])
+    ordered = states(history)
     shows = {
         "placed": lambda v: True,
         "accepted": lambda v: v["accepted_at"] is not None,

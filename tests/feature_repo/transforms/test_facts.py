@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from config import Settings
+from feature_repo.orders.identity import SAME_PLACING
 from feature_repo.orders.schema import LAKE_SCHEMA
-from feature_repo.transforms import facts
+from feature_repo.transforms import facts, fold
 from feature_repo.transforms.engine import engine
 from feature_repo.window import DAY, HOUR, Window
 
@@ -49,8 +50,8 @@ def compute(tmp_path):
 
         with engine(Settings(data_dir=tmp_path)) as connection:
             table = ibis.memtable(pl.DataFrame(list(versions), schema=LAKE_SCHEMA))
-            tied = connection.to_polars(facts.tied_orders(table))
-            return long(connection.to_polars(facts.facts(table, window, tied)))
+            tangled = fold.tangled_orders(connection, table)
+            return long(connection.to_polars(facts.facts(table, window, tangled)))
 
     return run
 
@@ -114,6 +115,48 @@ def test_cancelled_without_acceptance_is_declined(compute):
     assert "declined" not in hours_of(compute(known(0), accepted))
 
 
+def test_a_cancellation_that_does_not_repeat_the_acceptance_does_not_decline(compute):
+    found = hours_of(compute(known(0), known(5, status="accepted", accepted_at=NOON), known(9, status="cancelled")))
+    assert "cancelled" in found
+    assert "declined" not in found
+
+
+def test_a_fact_has_the_values_that_were_known_by_then_and_none_that_came_later(compute):
+    events = (
+        known(0, zone_id=None),
+        known(1, status="accepted", accepted_at=NOON + timedelta(minutes=1), order_value=None),
+        known(11, status="picked_up", picked_up_at=NOON + timedelta(minutes=11), order_value=None),
+        known(31, status="delivered", delivered_at=NOON + timedelta(minutes=31), driver_id="d", promised_minutes=30.0),
+        known(32, status="picked_up", driver_id="other", order_value=5.0),
+    )
+    found = {row["fact"]: row for row in compute(*events).to_dicts()}
+    assert found["placed"]["zone_id"] is None
+    assert found["picked_up"]["preparation_seconds"] == 600
+    shown = [
+        found["delivered"][name] for name in ("driver_id", "zone_id", "value_cents", "delivery_seconds", "too_slow")
+    ]
+    assert shown == ["d", "z", 1999, 1860, 1]
+
+
+def test_an_older_record_that_arrives_late_shows_what_was_unknown_when_it_arrives(compute):
+    late = known(31, **DELIVERED) | {"known_at": NOON + timedelta(minutes=200)}
+    found = hours_of(compute(known(0), known(40, status="picked_up"), late))
+    assert (found["delivered"], found["closed"]) == (3, 3)
+
+
+def test_an_order_of_which_nothing_says_that_it_is_for_later_is_for_now(compute):
+    found = compute(known(0, is_asap=None), known(31, **DELIVERED, is_asap=None))
+    assert found.filter(fact="delivered")["delivery_seconds"].to_list() == [1860]
+    assert found.filter(fact="placed")["asap"].to_list() == [1]
+
+
+def test_an_id_that_comes_back_days_later_is_another_order(compute):
+    later = NOON + timedelta(days=1, hours=12)
+    again = known(36 * 60, placed_at=later, order_value=5.0)
+    found = compute(known(0), known(31, **DELIVERED), again).filter(fact="placed")
+    assert found.sort("known_second")["value_cents"].to_list() == [1999, 500]
+
+
 def test_an_order_without_an_end_is_abandoned_after_a_day_and_its_late_end_does_not_count_again(compute):
     assert hours_of(compute(known(0))) == {"placed": 0, "abandoned": 24}
     found = hours_of(compute(known(0), known(25 * 60, **DELIVERED)))
@@ -134,7 +177,7 @@ def test_a_scheduled_order_has_no_durations(compute):
 
 
 def test_the_lookback_covers_the_horizon_and_an_open_day():
-    assert facts.lookback(timedelta(hours=72)) == 3 * DAY + DAY
+    assert facts.lookback(timedelta(hours=72)) == 3 * DAY + SAME_PLACING + DAY
 
 
 def delivery(minutes: float, order: str, driver: str | None = "d", zone: str | None = "z") -> dict:

@@ -29,7 +29,7 @@ from feature_repo.window import DAY, HOUR, Window
 from tests.feature_repo.transforms import histories
 
 WEEK = 7 * DAY
-RESULTS = {1: "27cedc8f5f107a79", 2: "e00c9d10c9196fba"}
+RESULTS = {1: "27cedc8f5f107a79", 2: "e00c9d10c9196fba", 3: "1bfeecc7b698d796"}
 """What a view makes of a fixed history, by `versions.LOGIC_VERSION`."""
 
 
