@@ -7,6 +7,8 @@ WITH_REDIS := $(STACK) exec --with redis --
 WITH_MLFLOW := $(STACK) exec --with mlflow --
 WITH_BOTH := $(STACK) exec --with redis,mlflow --
 FOR_MODEL = $(if $(MODEL),--model "$(MODEL)")
+# What a person decided where the orders alone cannot say what is meant: docs/orders.md.
+DECIDED = $(if $(ALLOW),--allow "$(ALLOW)")
 BECAUSE = $(if $(WHY),--why "$(WHY)")
 
 export DO_NOT_TRACK := 1
@@ -31,8 +33,8 @@ help: ## This text
 setup: ## Make .venv with the pinned packages (PYTHON=python3.11 chooses the interpreter)
 	@scripts/setup
 
-run: setup ## The whole loop once: orders, features, model, service, drift (ORDERS=file MAPPING=mapping.yaml: yours)
-	@$(STACK) run $(if $(ORDERS),--orders "$(ORDERS)") $(if $(MAPPING),--mapping "$(MAPPING)")
+run: setup ## The whole loop once: orders, features, model, service, drift (ORDERS=file MAPPING=mapping.yaml ALLOW=: yours)
+	@$(STACK) run $(if $(ORDERS),--orders "$(ORDERS)") $(if $(MAPPING),--mapping "$(MAPPING)") $(DECIDED)
 
 test: setup ## All tests (ARGS="tests/stack -k redis": some)
 	@$(PY) -m pytest $(ARGS)
@@ -48,8 +50,8 @@ status: setup ## What runs, where, and with how much memory
 	@$(STACK) status
 
 ##@ Its steps, one by one (times are full hours, as 2026-01-31T14:00Z)
-ingest: needs.ORDERS needs.MAPPING setup ## Bring orders in: ORDERS=file, glob or database URL, MAPPING=mapping.yaml
-	@$(PY) -m feature_repo.orders "$(ORDERS)" "$(MAPPING)"
+ingest: needs.ORDERS needs.MAPPING setup ## Bring orders in: ORDERS=file, glob or database URL, MAPPING=mapping.yaml, ALLOW=decisions
+	@$(PY) -m feature_repo.orders "$(ORDERS)" "$(MAPPING)" $(DECIDED)
 
 apply: setup ## Register the feature definitions
 	@$(WITH_REDIS) $(PY) -m feature_repo apply

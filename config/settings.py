@@ -39,6 +39,13 @@ class Settings(BaseSettings):
     publication_delay_minutes: int = Field(default=10, ge=0, lt=60)
     live_publication_delay_minutes: int = Field(default=2, ge=0, lt=60)
 
+    # Ingestion: what counts as an outlier in time, see docs/orders.md. Versions with more than `span_gap_days` between
+    # them and all others are set aside when they are fewer than this share of the largest group; with more than
+    # `span_max_gap_days` between two groups, nothing lands.
+    span_gap_days: int = Field(default=45, ge=1)
+    span_outlier_share: float = Field(default=0.05, ge=0, le=1)
+    span_max_gap_days: int = Field(default=366, ge=1)
+
     # What computes features: DuckDB in the process, or Spark (needs the extra `spark`, and Java).
     engine: Literal["duckdb", "spark"] = "duckdb"
     # What it may take before it spills to disk; DuckDB's own limit is 80 % of the machine, Spark is given 4 GiB.

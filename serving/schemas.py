@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from feature_repo.ids import LARGEST_EXACT, MAX_ID_LENGTH, NoId, read_id
 from feature_repo.window import as_utc
 from serving.predictor import Order
 
@@ -32,10 +33,24 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _id(value: object) -> object:
+    """What is neither text nor a number is left for the type to refuse."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > LARGEST_EXACT:
+        raise ValueError("a number beyond 2**53 may have lost digits on its way through JSON: send it as text")
+    if not isinstance(value, str | int | float):
+        return value
+    try:
+        return read_id(value)
+    except NoId as error:
+        raise ValueError(f"an id that {error}") from error
+
+
 Count = Annotated[int, Field(ge=1, le=1_000, strict=True), BeforeValidator(_whole)]
 _INSTANT_SCHEMA = {"type": "string", "format": "date-time", "pattern": "^20[0-9]{2}-"}
 Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
-Identifier = Annotated[str, Field(min_length=1, max_length=128)]
+_ID_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH}
+Identifier = Annotated[str, BeforeValidator(_id), WithJsonSchema(_ID_SCHEMA)]
+"""An id as every door reads it; a whole number is taken as its text."""
 
 
 class OrderRequest(BaseModel):

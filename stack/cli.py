@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, _: Settings) -> int:
     """Go once round the whole loop."""
     from stack.walkthrough import main as walk
 
-    return walk(options.orders, options.mapping)
+    return walk(options.orders, options.mapping, options.allow)
 
 
 def clean(options: argparse.Namespace, settings: Settings) -> int:
@@ -192,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     walk = commands.add_parser("run", help=(run.__doc__ or ""))
     walk.add_argument("--orders", help="your own orders: a file, a glob or a database URL")
     walk.add_argument("--mapping", type=Path, help="the YAML file that maps its columns")
+    walk.add_argument("--allow", action="append", default=[], help="what you decided about them: docs/orders.md")
     walk.set_defaults(command=run)
     beside = commands.add_parser("exec", help=(execute.__doc__ or "").splitlines()[0])
     beside.add_argument("--with", dest="servers", default="redis,mlflow", help="what it needs: redis, mlflow or both")

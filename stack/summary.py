@@ -45,9 +45,18 @@ def _orders(story: Story, settings: Settings) -> list[str]:
         f"  source        {story.source}",
         f"  complete      {known}" if known else "",
         f"  ingested      {accepted:,} order versions accepted",
+        *(f"  allowed       {decision}" for decision in _allowed(settings)),
         f"  quarantined   {sum(refused.values()):,} rows" + (", by rule:" if refused else ""),
     ]
     return [*lines, *(f"                {rule:<24} {rows:>7,}" for rule, rows in refused.items())]
+
+
+def _allowed(settings: Settings) -> list[str]:
+    """What people decided when they brought the orders in."""
+    from feature_repo.orders.ownership import read_record
+
+    record = read_record(settings)
+    return record.allowed if record else []
 
 
 def _features(story: Story) -> list[str]:

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -85,6 +85,15 @@ class Narrator:
         print(text, file=self._out, flush=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Your own orders, the mapping that reads them, and what you decided about them; nothing for the simulator's."""
+
+    orders: str | None
+    mapping: Path | None
+    allow: Sequence[str]
+
+
 @dataclass
 class Story:
     """What happened, for the summary."""
@@ -100,7 +109,7 @@ class Story:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def main(orders: str | None = None, mapping: Path | None = None) -> int:
+def main(orders: str | None = None, mapping: Path | None = None, allow: Sequence[str] = ()) -> int:
     """Go once round the loop, with the simulator's orders or with your own; return the process's exit status."""
     if (orders is None) != (mapping is None):
         print("make run: give both ORDERS= and MAPPING=, or neither (docs/orders.md)")
@@ -113,7 +122,7 @@ def main(orders: str | None = None, mapping: Path | None = None) -> int:
     narrator = Narrator(settings.run_dir / "walkthrough.log")
     try:
         with ExitStack() as servers, narrator.alone():
-            story = _walk(settings, orders, mapping, servers, narrator)
+            story = _walk(settings, Own(orders, mapping, allow), servers, narrator)
             page = summary(story, settings)
     except Exception as error:
         print(f"\nmake run stopped: {error}\n(what the libraries said is in {narrator.log})", file=sys.stderr)
@@ -136,15 +145,13 @@ def _settings_for(mapping: Path | None) -> Settings:
     return get_settings()
 
 
-def _walk(
-    settings: Settings, orders: str | None, mapping: Path | None, servers: ExitStack, narrator: Narrator
-) -> Story:
+def _walk(settings: Settings, own: Own, servers: ExitStack, narrator: Narrator) -> Story:
     from stack.services import mlflow_service, redis_service, serving_service
 
     story = Story()
     stores = _Starting([redis_service(settings), mlflow_service(settings)], servers)
-    with narrator.step("Orders: bring them in" if orders else "Orders: simulate a marketplace"):
-        story.source = _land(settings, orders, mapping, narrator)
+    with narrator.step("Orders: bring them in" if own.orders else "Orders: simulate a marketplace"):
+        story.source = _land(settings, own, narrator)
         start, end = _span(settings)
         narrator.say(f"orders are complete from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")
     with narrator.step("Services: Redis (online store) and MLflow (experiments, model registry)"):
@@ -226,14 +233,16 @@ def _await_model(settings: Settings) -> None:
             time.sleep(0.5)
 
 
-def _land(settings: Settings, orders: str | None, mapping: Path | None, narrator: Narrator) -> str:
-    if orders is not None and mapping is not None:
+def _land(settings: Settings, own: Own, narrator: Narrator) -> str:
+    if own.orders is not None and own.mapping is not None:
+        from feature_repo.orders.decisions import parse_allowed
         from feature_repo.orders.mapping import bring_in
 
-        report = bring_in(orders, mapping, settings, now=datetime.now(UTC))
+        allowed = parse_allowed(own.allow)
+        report = bring_in(own.orders, own.mapping, settings, now=datetime.now(UTC), allowed=allowed)
         for line in report.summary().splitlines():
             narrator.say(line.rstrip())
-        return f"{orders} through {mapping}"
+        return f"{own.orders} through {own.mapping}"
     from feature_repo.orders.landing import read_watermark
     from simulator.generate import advance, write_history
 
@@ -262,7 +271,23 @@ def _span(settings: Settings) -> tuple[datetime, datetime]:
             f"the orders cover only {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC: the loop needs two days at "
             "least, one to learn from and one to predict. Bring in a longer file"
         )
+    _require_no_void(settings, start, end)
     return start, end
+
+
+def _require_no_void(settings: Settings, start: datetime, end: datetime) -> None:
+    """Whoever fills the landing folder without `make ingest` may have set its span by one odd row."""
+    from feature_repo.orders.decisions import OUT_OF_SPAN
+    from feature_repo.orders.ownership import read_record
+    from feature_repo.orders.span import landed_void
+
+    void, record = landed_void(settings, start, end), read_record(settings)
+    if void and not (record and OUT_OF_SPAN in record.allowed):
+        raise WalkError(
+            f"no orders have landed between {void[0]} and {void[1]}, and all of it would be computed: correct "
+            f"started_at and complete_until in {settings.landing_orders}/_watermark.json, or raise "
+            f"ETA_SPAN_MAX_GAP_DAYS={settings.span_max_gap_days}"
+        )
 
 
 def _computed_until(settings: Settings, start: datetime) -> datetime:

@@ -20,8 +20,10 @@ import polars as pl
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP
+from feature_repo.orders.landing_ids import can_hold_ids, read_ids
 from feature_repo.orders.schema import (
     BATCH_SCHEMA,
+    ID_COLUMNS,
     LANDING_SCHEMA,
     ORDER_SCHEMA,
     REFUSAL_SCHEMA,
@@ -217,17 +219,17 @@ def _conform(path: Path) -> pl.LazyFrame:
             "others, or bring the file in with `make ingest` and a mapping"
         )
     columns = [_typed(path, name, found.get(name), kind) for name, kind in _FILE_SCHEMA.items()]
-    return pl.scan_parquet(path, hive_partitioning=False).select(columns)
+    return read_ids(pl.scan_parquet(path, hive_partitioning=False).select(columns), path)
 
 
 def _typed(path: Path, name: str, found: pl.DataType | None, wanted: pl.DataType) -> pl.Expr:
     if found is None or found == pl.Null():
         return pl.lit(None, dtype=wanted).alias(name)
-    if found == wanted:
+    if found == wanted or (name in ID_COLUMNS and can_hold_ids(found)):
         return pl.col(name)
     if wanted == TIMESTAMP and isinstance(found, pl.Datetime) and found.time_zone:
         return pl.col(name).dt.convert_time_zone("UTC").cast(TIMESTAMP)
-    safe = (wanted == pl.String() and found.is_integer()) or (wanted.is_numeric() and found.is_integer())
+    safe = wanted.is_numeric() and found.is_integer()
     if safe or (wanted == pl.Float64() and found.is_float()):
         return pl.col(name).cast(wanted)
     raise LandingError(

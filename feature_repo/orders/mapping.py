@@ -2,117 +2,40 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import logging
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import polars as pl
 
 from config import Settings
-from feature_repo.lake import TIMESTAMP
-from feature_repo.orders.conversion import convert, count_filtered
-from feature_repo.orders.landing import Watermark, read_watermark, write_atomically, write_watermark
+from feature_repo.orders import span as spans
+from feature_repo.orders.conversion import convert, count_filtered, judge
+from feature_repo.orders.conversion.int96 import settle_int96
+from feature_repo.orders.conversion.judging import first_rule
+from feature_repo.orders.decisions import Allowed
+from feature_repo.orders.landing import Watermark, write_watermark
+from feature_repo.orders.landing_files import place_refused, write_days
 from feature_repo.orders.mapping_file import Mapping, MappingError, load_mapping
-from feature_repo.orders.schema import LANDING_SCHEMA, REFUSAL_SCHEMA
+from feature_repo.orders.ownership import Record, landing_lock, require_own_landing, write_record
+from feature_repo.orders.report import IngestReport
 from feature_repo.orders.source import count_rows, hide_password, literal, load_source, reading_notes
 from feature_repo.window import HOUR, as_utc, floor_hour
 
-logger = logging.getLogger(__name__)
+__all__ = ["IngestReport", "bring_in"]
 
-_FILE_SCHEMA = {**LANDING_SCHEMA, **REFUSAL_SCHEMA}
-_SHOWN_NOTES = 10
 _MEMORY_LIMIT = "2GB"
 """Of the scratch database; what does not fit goes to its file, beside the landing folder."""
+_NOTHING_ALLOWED = Allowed()
+_EXAMPLES = 2
+"""Reasons that are shown of each rule."""
 
 
-@dataclass(frozen=True, slots=True)
-class IngestReport:
-    """What one ingestion did. Counts of versions, unless they say rows.
-
-    Attributes
-    ----------
-    mapping, orders : str
-        Name of the mapping; where the orders came from, without a password.
-    rows_read, rows_filtered : int
-        Rows of the source; rows that the mapping's `where` left out.
-    landed : int
-        New versions written to the landing folder, refused ones not included.
-    duplicates, already_landed : int
-        Identical versions within the source (one of each was kept); versions that an earlier ingestion landed.
-    refused : dict of str to int
-        Versions that go to the quarantine, by rule.
-    examples : list of str
-        The first reasons.
-    first_known, last_known : datetime
-        Span of the versions' `known_at`, UTC.
-    complete_until : datetime
-        The new watermark.
-    behind_watermark : int
-        Landed versions that were known before the watermark of an earlier ingestion: hours that may have been run.
-    files : list of str
-        Files written.
-    notes : list of str
-        How files were read, where that had to be decided: titles left out, comments, signs that a file names.
-    """
-
-    mapping: str
-    orders: str
-    rows_read: int
-    rows_filtered: int
-    landed: int
-    duplicates: int
-    already_landed: int
-    refused: dict[str, int]
-    examples: list[str]
-    first_known: datetime
-    last_known: datetime
-    complete_until: datetime
-    behind_watermark: int
-    files: list[str] = field(repr=False)
-    notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report with JSON types."""
-        return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in asdict(self).items()}
-
-    def summary(self) -> str:
-        """The report for a person to read."""
-        lines = [
-            f"{self.mapping}: {self.rows_read:,} rows read from {self.orders}",
-            f"  landed            {self.landed:,} order versions in {len(self.files)} files",
-            f"  known             {self.first_known:%Y-%m-%d %H:%M} to {self.last_known:%Y-%m-%d %H:%M} UTC",
-            f"  complete until    {self.complete_until:%Y-%m-%d %H:%M} UTC",
-        ]
-        counts = {
-            "rows filtered": self.rows_filtered,
-            "duplicates": self.duplicates,
-            "already landed": self.already_landed,
-            **{f"refused: {rule}": count for rule, count in self.refused.items()},
-        }
-        lines += [f"  {name:<17} {count:,}" for name, count in counts.items() if count]
-        lines += [f"    for example: {example}" for example in self.examples]
-        lines += [f"  note: {note}" for note in self.notes[:_SHOWN_NOTES]]
-        if len(self.notes) > _SHOWN_NOTES:
-            lines.append(f"  note: and {len(self.notes) - _SHOWN_NOTES} more of this kind")
-        if self.behind_watermark:
-            lines.append(
-                f"  {self.behind_watermark:,} versions lie before the earlier watermark: the next hourly run finds"
-                f" those within the lateness horizon; backfill the older ones from {self.first_known:%Y-%m-%d %H:%M}"
-            )
-        return "\n".join(lines)
-
-
-def bring_in(orders: str, mapping: Path, settings: Settings, now: datetime | None = None) -> IngestReport:
+def bring_in(
+    orders: str, mapping: Path, settings: Settings, now: datetime | None = None, allowed: Allowed = _NOTHING_ALLOWED
+) -> IngestReport:
     """Convert somebody's orders and put them into the landing folder.
 
     Parameters
@@ -124,6 +47,8 @@ def bring_in(orders: str, mapping: Path, settings: Settings, now: datetime | Non
     settings : Settings
     now : datetime, optional
         Versions known after this instant are refused; None checks nothing.
+    allowed : Allowed
+        What a person decided, where the orders alone cannot say what is meant.
 
     Returns
     -------
@@ -141,16 +66,19 @@ def bring_in(orders: str, mapping: Path, settings: Settings, now: datetime | Non
     Running the same ingestion again lands nothing new; a killed one is completed by running it again.
     """
     plan = load_mapping(mapping)
-    with _landing_lock(settings), _scratch(settings, plan) as connection:
-        earlier = _require_own_landing(plan, settings)
+    with landing_lock(settings), _scratch(settings, plan) as connection:
+        earlier, record = require_own_landing(plan, settings)
         load_source(connection, orders, plan.read)
-        convert(connection, plan, as_utc(now) if now is not None else None)
+        told = settle_int96(connection, orders, plan)
+        converted = convert(connection, plan, allowed, record.formats)
+        _judge(connection, settings, as_utc(now) if now is not None else None, allowed, _landed(earlier, record))
         broken = _add_broken_lines(connection)
         span = _require_enough(connection, plan, orders)
-        _place_refused(connection, span)
-        written = _write_days(connection, plan, settings, earlier)
+        place_refused(connection, span)
+        written = write_days(connection, plan, settings, earlier)
         watermark = _advance(earlier, plan, span)
-        write_atomically(_mapping_record(settings), json.dumps({"name": plan.name, "hash": _plan_hash(plan)}) + "\n")
+        record = record.after(converted.formats, allowed.words, written.landed)
+        write_record(settings, record)
         write_watermark(settings, watermark)
         return IngestReport(
             mapping=plan.name,
@@ -168,28 +96,33 @@ def bring_in(orders: str, mapping: Path, settings: Settings, now: datetime | Non
             behind_watermark=written.behind,
             files=[str(path) for path in written.files],
             notes=reading_notes(connection),
+            told=[*told, *converted.told],
+            allowed=record.allowed,
         )
 
 
-@dataclass(slots=True)
-class _Written:
-    landed: int = 0
-    refused: int = 0
-    behind: int = 0
-    files: list[Path] = field(default_factory=list)
+def _landed(earlier: Watermark | None, record: Record) -> spans.Landed | None:
+    if earlier is None:
+        return None
+    return spans.Landed(earlier.started_at.date(), (earlier.complete_until - HOUR).date(), record.landed)
 
 
-@contextmanager
-def _landing_lock(settings: Settings) -> Iterator[None]:
-    settings.landing_orders.mkdir(parents=True, exist_ok=True)
-    with (settings.landing_orders / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise MappingError(
-                f"another ingestion writes to {settings.landing_orders}: wait until it has ended, and run this again"
-            ) from error
-        yield
+def _judge(
+    connection: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    now: datetime | None,
+    allowed: Allowed,
+    landed: spans.Landed | None,
+) -> None:
+    """Refuse what cannot be taken, outliers in time among it, and make the table `versions`."""
+    if allowed.out_of_span:
+        judge(connection, now)
+        return
+    groups = spans.groups_of(spans.days_of(connection, first_rule(now)), settings.span_gap_days)
+    aside = spans.set_aside(groups, landed, settings)
+    kept = [group for group in groups if group not in aside]
+    spans.require_no_void(kept, landed, settings)
+    judge(connection, now, spans.outside(kept, aside, settings.span_gap_days))
 
 
 @contextmanager
@@ -205,46 +138,6 @@ def _scratch(settings: Settings, plan: Mapping) -> Iterator[duckdb.DuckDBPyConne
         # It takes a repeated part of expressions out of the TRY around it, whose errors then end the whole query.
         connection.execute("SET disabled_optimizers = 'common_subexpressions'")
         yield connection
-
-
-def _mapping_record(settings: Settings) -> Path:
-    return settings.landing_orders / "_mapping.json"
-
-
-def _plan_hash(plan: Mapping) -> str:
-    """Identifies what the mapping makes of a row; where rows are read from does not matter."""
-    meaning = plan.model_dump(mode="json", include={"columns", "time", "where", "versions"})
-    meaning |= plan.read.model_dump(include={"decimal", "thousands"}, exclude_defaults=True)
-    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
-
-
-def _require_own_landing(plan: Mapping, settings: Settings) -> Watermark | None:
-    watermark = read_watermark(settings)
-    other = f"use another data directory (ETA_DATA_DIR=...), or remove {settings.data_dir} to start anew"
-    if watermark is not None and watermark.source != plan.name:
-        raise MappingError(
-            f"{settings.landing_orders} belongs to the source {watermark.source!r}, orders of {plan.name!r} must not "
-            f"be mixed into it: {other}"
-        )
-    foreign = _foreign_file(plan, settings) if watermark is None else None
-    if foreign is not None:
-        raise MappingError(
-            f"{foreign} lies in the landing folder without a watermark: another source is writing there, or was "
-            f"interrupted; {other}"
-        )
-    record = _mapping_record(settings)
-    if record.exists() and json.loads(record.read_text())["hash"] != _plan_hash(plan):
-        raise MappingError(
-            f"the mapping {plan.name!r} has changed since orders were landed in {settings.landing_orders}; the same "
-            f"orders would come in a second time with other values: {other}"
-        )
-    return watermark
-
-
-def _foreign_file(plan: Mapping, settings: Settings) -> Path | None:
-    """A file that no ingestion with this mapping has written. Those of a killed one are taken for granted."""
-    files = sorted(settings.landing_orders.glob("day=*/*.parquet"))
-    return next((path for path in files if not path.name.startswith((".", f"{plan.name}-"))), None)
 
 
 def _add_broken_lines(connection: duckdb.DuckDBPyConnection) -> int:
@@ -276,71 +169,6 @@ def _require_enough(connection: duckdb.DuckDBPyConnection, plan: Mapping, orders
     return as_utc(first), as_utc(last)
 
 
-def _place_refused(connection: duckdb.DuckDBPyConnection, span: tuple[datetime, datetime]) -> None:
-    """Give refused versions a place in time within the span, so that some run takes them to the quarantine.
-
-    Only the id is kept of what did convert: the whole row is in `source_row`.
-    """
-    emptied = ", ".join(f"{name} = NULL" for name in LANDING_SCHEMA if name not in ("order_id", "arrived_at"))
-    events = "coalesce(known_at, greatest(placed_at, accepted_at, picked_up_at, delivered_at, cancelled_at), $last)"
-    place = f"least(greatest({events}, $first), $last)"
-    connection.execute(
-        f"UPDATE versions SET arrived_at = {place}, known_at = {place}, {emptied} WHERE refused_rule IS NOT NULL",
-        {"first": span[0], "last": span[1]},
-    )
-
-
-def _write_days(
-    connection: duckdb.DuckDBPyConnection, plan: Mapping, settings: Settings, earlier: Watermark | None
-) -> _Written:
-    connection.execute(
-        "CREATE TABLE days AS SELECT *, CAST(timezone('UTC', known_at) AS DATE) AS day FROM versions "
-        "WHERE NOT duplicate ORDER BY known_at, order_id, source_row"
-    )
-    written = _Written()
-    for (day,) in connection.execute("SELECT DISTINCT day FROM days ORDER BY day").fetchall():
-        folder = settings.landing_orders / f"day={day:%Y-%m-%d}"
-        rows = _not_landed_yet(_day_rows(connection, str(day)), folder)
-        if rows.is_empty():
-            continue
-        good = rows.filter(pl.col("refused_rule").is_null())
-        known = good.select(pl.max_horizontal("updated_at", "arrived_at")).to_series()
-        written.files.append(_write_file(rows, folder, plan.name))
-        written.landed += good.height
-        written.refused += rows.height - good.height
-        written.behind += int((known < earlier.complete_until).sum()) if earlier else 0
-    return written
-
-
-def _day_rows(connection: duckdb.DuckDBPyConnection, day: str) -> pl.DataFrame:
-    names = ", ".join(_FILE_SCHEMA)
-    frame: pl.DataFrame = connection.sql(f"SELECT {names} FROM days WHERE day = CAST(? AS DATE)", params=[day]).pl()
-    times = [name for name, kind in _FILE_SCHEMA.items() if kind == TIMESTAMP]
-    return frame.with_columns(pl.col(times).dt.convert_time_zone("UTC")).cast(pl.Schema(_FILE_SCHEMA))
-
-
-def _not_landed_yet(rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
-    files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    if not files:
-        return rows
-    landed = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in files], how="diagonal")
-    return rows.join(landed, on=list(_FILE_SCHEMA), how="anti", nulls_equal=True, maintain_order="left")
-
-
-def _write_file(rows: pl.DataFrame, folder: Path, name: str) -> Path:
-    content = hashlib.sha256(rows.write_ipc(None, compat_level=pl.CompatLevel.oldest()).getvalue()).hexdigest()
-    path = folder / f"{name}-{content[:12]}.parquet"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".ingest-", suffix=".tmp", dir=folder)
-    os.close(handle)
-    try:
-        rows.write_parquet(temporary, compression="zstd", statistics=True)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
-
-
 def _advance(earlier: Watermark | None, plan: Mapping, span: tuple[datetime, datetime]) -> Watermark:
     first, until = floor_hour(span[0]), floor_hour(span[1]) + HOUR
     if earlier is not None:
@@ -358,5 +186,9 @@ def _refused_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 
 def _examples(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    query = "SELECT min(refused_reason) FROM versions WHERE refused_rule IS NOT NULL GROUP BY refused_rule ORDER BY 1"
+    query = f"""
+        SELECT refused_reason FROM (SELECT DISTINCT refused_rule, refused_reason FROM versions
+                                    WHERE refused_rule IS NOT NULL)
+        QUALIFY row_number() OVER (PARTITION BY refused_rule ORDER BY refused_reason) <= {_EXAMPLES}
+        ORDER BY refused_rule, refused_reason"""
     return [str(reason) for (reason,) in connection.execute(query).fetchall()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,8 @@ SQLValue = str | bool | int | float | None
 """The name of a source column, a SQL expression over source columns, or a constant."""
 
 REQUIRED_IN_MAPPING = ("order_id", "restaurant_id", "placed_at")
-UNIX_FORMATS = ("unix", "unix_ms")
+UNIX_FORMATS = ("unix", "unix_ms", "unix_us", "unix_ns")
+"""Seconds, milliseconds, microseconds and nanoseconds since 1970."""
 
 
 class MappingError(ValueError):
@@ -137,6 +139,12 @@ class Time(_Model):
 
     zone: Annotated[str, AfterValidator(_zone)] = "UTC"
     formats: list[Annotated[str, AfterValidator(_format)]] = Field(default_factory=list)
+    ambiguous: Literal["refuse", "earlier", "later"] = "refuse"
+    """A local hour that the clocks of the zone have twice."""
+    nonexistent: Literal["refuse", "earlier", "later"] = "refuse"
+    """A local hour that they skip: by the offset after the change (earlier) or the one before it (later)."""
+    int96: Literal["utc", "zone"] | None = None
+    """Parquet's old type of times, which names no zone: Spark writes UTC, Hive and Impala local time."""
 
 
 class Version(_Model):
@@ -181,14 +189,31 @@ class Mapping(_Model):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without repeated keys: of two lines that map the same column, one would silently be lost."""
+    """YAML whose plain words are text, and without repeated keys.
+
+    YAML 1.1, which the library reads, takes `No` and `On` for truth values, `010` for 8, `12:30:00` for 45000 and
+    `2026-05-01` for a date. As in YAML 1.2, only `true` and `false` are truth values here, and only plain decimal
+    numbers are numbers. Of two lines that map the same column, one would silently be lost.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  the library adds to it, for this class alone
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key) for key, _ in node.value]
+        keys = [self.construct_object(key) for key, _ in node.value if not key.tag.endswith(":merge")]
         repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
         if repeated:
             raise yaml.constructor.ConstructorError(None, None, f"the keys {repeated} are repeated", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(?:(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("merge", r"<<", "<"),
+):
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
 def load_mapping(path: Path) -> Mapping:

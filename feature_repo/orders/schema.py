@@ -57,6 +57,7 @@ QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
 }
 """Rejected versions: the rule, the reason in words, the whole row as JSON, and the run's window."""
 
+ID_COLUMNS = tuple(name for name in ORDER_SCHEMA if name.endswith("_id"))
 REQUIRED_COLUMNS = ("order_id", "restaurant_id", "placed_at", "status", "updated_at")
 STATUSES = ("placed", "accepted", "picked_up", "delivered", "cancelled")
 STAGE_TIMES = ("placed_at", "accepted_at", "picked_up_at", "delivered_at")

@@ -135,9 +135,10 @@ def test_missing_and_stale_features_are_listed(client: httpx.Client):
     ("change", "field", "message"),
     [
         ({"restaurant_id": None}, "restaurant_id", "Input should be a valid string"),
-        ({"restaurant_id": ""}, "restaurant_id", "String should have at least 1 character"),
-        ({"restaurant_id": "r" * 129}, "restaurant_id", "String should have at most 128 characters"),
-        ({"restaurant_id": 5}, "restaurant_id", "Input should be a valid string"),
+        ({"restaurant_id": ""}, "restaurant_id", "an id that is blank"),
+        ({"restaurant_id": "r" * 129}, "restaurant_id", "an id that is longer than 128 characters"),
+        ({"restaurant_id": True}, "restaurant_id", "an id that is a truth value"),
+        ({"restaurant_id": []}, "restaurant_id", "Input should be a valid string"),
         (
             {"placed_at": "2026-05-01T13:00:00"},
             "placed_at",

@@ -1,0 +1,93 @@
+"""What one ingestion did, for the record and for a person."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+_SHOWN_NOTES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one ingestion did. Counts of versions, unless they say rows.
+
+    Attributes
+    ----------
+    mapping, orders : str
+        Name of the mapping; where the orders came from, without a password.
+    rows_read, rows_filtered : int
+        Rows of the source; rows that the mapping's `where` left out.
+    landed : int
+        New versions written to the landing folder, refused ones not included.
+    duplicates, already_landed : int
+        Identical versions within the source (one of each was kept); versions that an earlier ingestion landed.
+    refused : dict of str to int
+        Versions that go to the quarantine, by rule.
+    examples : list of str
+        The first reasons.
+    first_known, last_known : datetime
+        Span of the versions' `known_at`, UTC.
+    complete_until : datetime
+        The new watermark.
+    behind_watermark : int
+        Landed versions that were known before the watermark of an earlier ingestion: hours that may have been run.
+    files : list of str
+        Files written.
+    notes : list of str
+        How files were read, where that had to be decided: titles left out, comments, signs that a file names.
+    told : list of str
+        What was decided by the whole source, and what was put into another form.
+    allowed : list of str
+        What a person had decided (`--allow`), in this ingestion and in earlier ones of the source.
+    """
+
+    mapping: str
+    orders: str
+    rows_read: int
+    rows_filtered: int
+    landed: int
+    duplicates: int
+    already_landed: int
+    refused: dict[str, int]
+    examples: list[str]
+    first_known: datetime
+    last_known: datetime
+    complete_until: datetime
+    behind_watermark: int
+    files: list[str] = field(repr=False)
+    notes: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    allowed: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report with JSON types."""
+        return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in asdict(self).items()}
+
+    def summary(self) -> str:
+        """The report for a person to read."""
+        lines = [
+            f"{self.mapping}: {self.rows_read:,} rows read from {self.orders}",
+            f"  landed            {self.landed:,} order versions in {len(self.files)} files",
+            f"  known             {self.first_known:%Y-%m-%d %H:%M} to {self.last_known:%Y-%m-%d %H:%M} UTC",
+            f"  complete until    {self.complete_until:%Y-%m-%d %H:%M} UTC",
+        ]
+        counts = {
+            "rows filtered": self.rows_filtered,
+            "duplicates": self.duplicates,
+            "already landed": self.already_landed,
+            **{f"refused: {rule}": count for rule, count in self.refused.items()},
+        }
+        lines += [f"  {name:<17} {count:,}" for name, count in counts.items() if count]
+        lines += [f"    for example: {example}" for example in self.examples]
+        lines += [f"  note: {note}" for note in [*self.notes[:_SHOWN_NOTES], *self.told]]
+        if len(self.notes) > _SHOWN_NOTES:
+            lines.append(f"  note: and {len(self.notes) - _SHOWN_NOTES} more of how files were read")
+        lines += [f"  allowed: {decision}" for decision in self.allowed]
+        if self.behind_watermark:
+            lines.append(
+                f"  {self.behind_watermark:,} versions lie before the earlier watermark: the next hourly run finds"
+                f" those within the lateness horizon; backfill the older ones from {self.first_known:%Y-%m-%d %H:%M}"
+            )
+        return "\n".join(lines)
