@@ -32,16 +32,13 @@ PIPELINE = "feature_repo.pipeline"
 def feature_pipeline():
     @task
     def fill_gap(**context) -> dict:
-        from feature_repo.pipeline import close_gap, nothing_landed
-        from feature_repo.quality.rules import RuleError
-        from feature_repo.transforms.coverage import CoverageLost
-        from feature_repo.transforms.versions import DefinitionChanged
+        from feature_repo.pipeline import close_gap, nothing_landed, refusals
 
         window, settings = run_window(context), get_settings()
         try:
             skip(nothing_landed(window, settings))
             filled = close_gap(window, settings)
-        except (CoverageLost, DefinitionChanged, RuleError) as error:
+        except refusals() as error:
             refuse(str(window), {"reasons": [str(error)]})
         if filled:
             tell(f"feature_pipeline filled a gap: {filled['gap']}", "info", ["no run had computed it"], context)

@@ -20,7 +20,14 @@ from feature_repo.pipeline.errors import (
 from feature_repo.pipeline.evolve import backfill_features, rebuild
 from feature_repo.pipeline.first_day import nothing_computed, nothing_landed
 from feature_repo.pipeline.online import audit_all, audit_online, materialize, reconcile
-from feature_repo.pipeline.runs import backfill, close_gap, recompute_features, require_definitions, run_window
+from feature_repo.pipeline.runs import (
+    backfill,
+    close_gap,
+    recompute_features,
+    refusals,
+    require_definitions,
+    run_window,
+)
 from feature_repo.pipeline.steps import (
     accept_orders,
     compute_features,
@@ -55,6 +62,7 @@ __all__ = [
     "rebuild",
     "recompute_features",
     "reconcile",
+    "refusals",
     "require_definitions",
     "run_window",
     "validate_features",

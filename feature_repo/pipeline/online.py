@@ -145,8 +145,8 @@ def audit_all(settings: Settings, all_keys: bool = True) -> Result:
 
     _require_redis(settings)
     as_of = covered_hours(settings).end
-    sample = {"sample": None} if all_keys else {}
-    return audit.audit(as_of, settings, **sample).to_dict()
+    report: Result = audit.audit(as_of, settings, None if all_keys else audit.SAMPLE).to_dict()
+    return report
 
 
 def audit_online(window: Window, settings: Settings) -> Result:

@@ -134,6 +134,15 @@ def close_gap(window: Window, settings: Settings, progress: Progress = logger.in
         return {"gap": str(gap), **_fill(gap, settings, progress)}
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """The errors of `close_gap` that a repetition cannot mend: a person has to."""
+    from feature_repo.quality.rules import RuleError
+    from feature_repo.transforms.coverage import CoverageLost
+    from feature_repo.transforms.versions import DefinitionChanged
+
+    return CoverageLost, DefinitionChanged, RuleError
+
+
 def require_definitions(settings: Settings) -> None:
     """Make sure that the code's definitions are those of the rows on disk.
 

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 FAULTS = ("mismatched", "missing", "extra", "stale")
 EXAMPLES_KEPT = 10
+SAMPLE = 200
 KEYS_PER_BATCH = 5000
 HELD_PER_ROUND_TRIP = 1000
 _AT = "__at"
@@ -179,7 +180,7 @@ class Row:
 def audit(
     when: Window | datetime,
     settings: Settings,
-    sample: int | None = 200,
+    sample: int | None = SAMPLE,
     bounds: Bounds = Bounds(),
     served: Mapping[str, Any] | None = None,
 ) -> AuditReport:

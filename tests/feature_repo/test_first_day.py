@@ -10,16 +10,21 @@ import polars as pl
 import pytest
 
 from config import Settings
-from feature_repo import pipeline
+from feature_repo import live, pipeline
 from feature_repo.__main__ import main
 from feature_repo.lake import PartitionedTable
+from feature_repo.locking import exclusive
 from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.orders.schema import LANDING_SCHEMA
+from feature_repo.quality import features as quality_features
+from feature_repo.quality import orders as quality_orders
+from feature_repo.quality import shift
 from feature_repo.transforms.coverage import Coverage, CoverageLost, left_out, read_coverage, write_coverage
 from feature_repo.transforms.replaced import read_replaced
 from feature_repo.transforms.tables import feature_table, tile_table
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import DAY, HOUR, Window
+from tests.feature_repo.test_retraction import passing_suite
 
 END = datetime(2026, 5, 6, 12, tzinfo=UTC)
 START = END - 20 * DAY
@@ -30,6 +35,10 @@ LAST = Window(END - HOUR, END)
 def zones_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for view in set(TRANSFORMS) - {"zone_stats"}:
         monkeypatch.delitem(TRANSFORMS, view)
+    for module in (quality_features, quality_orders, shift):
+        monkeypatch.setattr(module, "run_suite", passing_suite)
+    for module in (quality_features, quality_orders):
+        monkeypatch.setattr(module, "write_page", lambda *_: None)
 
 
 @pytest.fixture
@@ -174,3 +183,12 @@ def test_a_damaged_record_of_empty_tables_can_be_deleted(landed) -> None:
     (landed.tiles / "_coverage.json").write_text("{")
     with pytest.raises(CoverageLost, match="delete it; nothing has been computed yet"):
         read_coverage(landed)
+
+
+def test_live_values_wait_for_the_past_that_is_being_computed_and_are_missed_if_it_is_not(landed) -> None:
+    write_coverage(Coverage(START, START + DAY), landed)
+    with exclusive(landed, "run", "backfilling"):
+        assert "are being computed (process" in str(live.why_not(END, landed))
+    assert live.why_not(END, landed) is None
+    with pytest.raises(live.LiveUnavailable, match="the last computed hour ends at"):
+        live.refresh(END, landed, online=object())

@@ -110,7 +110,8 @@ def test_up_says_why_the_features_could_not_be_registered(
     own_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "wanted_services", lambda _: [])
-    monkeypatch.setenv("ETA_FEAST_REGISTRY_URL", "sqlite:////nowhere/at/all/registry.db")
+    own_settings.data_dir.parent.joinpath("a-file").touch()
+    monkeypatch.setenv("ETA_FEAST_REGISTRY_URL", f"sqlite:///{own_settings.data_dir.parent}/a-file/registry.db")
     get_settings.cache_clear()
     assert cli.main(["up"]) == 1
     told = capsys.readouterr().err

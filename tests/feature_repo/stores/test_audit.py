@@ -21,6 +21,7 @@ from feature_repo import pipeline
 from feature_repo.store import apply, feature_store
 from feature_repo.stores.audit import AuditReport, Bounds, FeatureCounts, audit_store
 from feature_repo.stores.parquet import TIMESTAMP
+from feature_repo.transforms.coverage import Coverage, write_coverage
 from feature_repo.transforms.tables import feature_table
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import Window
@@ -143,6 +144,7 @@ def materialised(settings: Settings) -> Settings:
     row |= {name: WINDOW.start for name, kind in table.schema.items() if kind == TIMESTAMP}
     rows = pl.DataFrame([row | {transform.key: key} for key in ("centre", "north")], schema=table.schema)
     table.replace(WINDOW, rows)
+    write_coverage(Coverage(WINDOW.start, WINDOW.end), settings)
     assert pipeline.materialize(WINDOW, settings)["rows"]["zone_stats"] == 2
     return settings
 
