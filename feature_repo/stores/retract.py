@@ -27,7 +27,8 @@ from feature_repo.stores.held import held_keys
 from feature_repo.stores.latest import batches, newest
 from feature_repo.stores.materialize import encoded_rows, source_of
 from feature_repo.stores.parquet import Period
-from feature_repo.stores.redis_online import LatestWinsRedisOnlineStore, _reachable, field_of, stamp_field
+from feature_repo.stores.redis_errors import reachable
+from feature_repo.stores.redis_online import LatestWinsRedisOnlineStore, field_of, stamp_field
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
@@ -139,7 +140,7 @@ def reconcile(
         judge = _Judge(as_of, alive_from, ahead_until() if ahead_until else as_of)
         return len(held), _correct(held, rows, judge, total)
 
-    with _reachable(store.config.online_store):
+    with reachable(store.config.online_store):
         for keys in held_keys(rows.client, view.join_keys, store.project, KEYS_PER_BATCH):
             held, changed = reconcile_once(keys)
             total.held += held

@@ -160,7 +160,7 @@ def test_view_without_a_ttl_attribute_is_read(redis_url: str, tmp_path: Path) ->
 def test_materialised_value_of_another_type_is_refused(tmp_path: Path) -> None:
     rows = ROWS.rename({"event_timestamp": "__event", "created": "__created"}).with_columns(orders=3.5)
     with pytest.raises(NotAsDeclared, match=r"'orders' is declared Int64, but its source has 3\.5"):
-        materialize._encoded(rows, view("unused"), repo_config(tmp_path))
+        materialize.encoded_rows(rows, view("unused"), repo_config(tmp_path))
 
 
 def test_the_products_own_configuration_asks_for_the_cut_off() -> None:
