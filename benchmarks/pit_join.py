@@ -29,6 +29,11 @@ START, DAYS = datetime(2026, 1, 1, tzinfo=UTC), 120
 VIEWS = {"restaurant": 20_000, "customer": 100_000}
 FEATURES = [f"mean_{number}" for number in range(4)] + [f"sparse_{number}" for number in range(4)]
 TTL = timedelta(days=7)
+OURS = {
+    "type": "feature_repo.stores.asof.AsOfOfflineStore",
+    "day_partitions": True,
+    "knowledge_cutoff": True,
+}
 LAKE = Path(tempfile.gettempdir()) / "delivery-eta-benchmark-pit-join"
 PUBLISHED_AFTER = timedelta(minutes=10)
 SIZES = [
@@ -229,7 +234,7 @@ def _store(lake: Path, offline_store: Mapping[str, Any], ttl: timedelta | None) 
 
 
 CONTENDERS = {
-    "ours": Contender(ours, {"type": "feature_repo.stores.asof.AsOfOfflineStore", "day_partitions": True}),
+    "ours": Contender(ours, OURS),
     "Feast duckdb": Contender(feast, {"type": "duckdb"}),
     "Feast dask": Contender(feast, {"type": "dask"}),
     "bare Polars": Contender(bare_polars),

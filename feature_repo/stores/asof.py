@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-from feast.errors import FeastEntityDFMissingColumnsError
 from feast.infra.offline_stores.file_source import FileLoggingDestination, FileSource
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.utils import compute_non_entity_date_range
 from pydantic import PositiveInt
 
-from feature_repo.stores import parquet
+from feature_repo.stores import parquet, questions
 from feature_repo.stores.history import (
     DUMMY_KEY,
-    History,
     features_of,
     history_of,
     path_of,
@@ -38,6 +37,7 @@ from feature_repo.stores.history import (
 from feature_repo.stores.join import Columns, asof_join
 from feature_repo.stores.parquet import Period
 from feature_repo.stores.retrieval import AsOfRetrievalJob
+from feature_repo.stores.writing import to_write
 
 if TYPE_CHECKING:
     from feast.data_source import DataSource
@@ -53,8 +53,9 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):
 
     type: Literal["feature_repo.stores.asof.AsOfOfflineStore"] = "feature_repo.stores.asof.AsOfOfflineStore"
 
-    knowledge_cutoff: bool = True
-    """Hide a row from instants before its created time, so that a late correction does not leak into training."""
+    knowledge_cutoff: bool = False
+    """Hide a row from instants before its created time, so that a late correction does not leak into training. Off, as
+    in Feast's stores, it can be asked for in each query (`filter_by_created_timestamp=True`)."""
 
     day_partitions: bool = False
     """Promise that a file below `day=YYYY-MM-DD` holds only rows of that UTC day of event time; skip the others."""
@@ -78,22 +79,28 @@ class AsOfOfflineStore(OfflineStore):
         project: str,
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
-        **_: Any,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Features of each row of `entity_df` as of its time.
 
         Parameters
         ----------
-        entity_df : pandas.DataFrame
+        entity_df : pandas.DataFrame, optional
             Join keys, request data, and a column of instants (`event_timestamp`, or the only time column). Naive
-            instants are UTC, as in Feast.
+            instants are UTC, as in Feast. Without it, see `questions.of_period`.
         filter_by_created_timestamp : bool
-            Feast's own name for the knowledge cut-off; it is on anyway unless the configuration turns it off.
+            Feast's own name for the knowledge cut-off; the configuration can turn it on for every query.
+        start_date, end_date : datetime, optional
+            Which instants are asked without an `entity_df`: by default one longest TTL, or 30 days, up to the end.
 
         Raises
         ------
         ValueError
-            `entity_df` is not a data frame, or one of its columns has a feature's name.
+            `entity_df` is a SQL query, its times are numbers, or one of its columns has a feature's name; or a range
+            of time is asked of views that have different join keys.
+        NotAsDeclared
+            A source's values are not what the view declares.
         FeastEntityDFMissingColumnsError
             It lacks a join key of a requested view.
         TypeError
@@ -101,26 +108,30 @@ class AsOfOfflineStore(OfflineStore):
         UnusableSource
             A source's file is damaged or unsuitable.
         """
-        if not isinstance(entity_df, pd.DataFrame):
-            what = "a SQL query" if isinstance(entity_df, str) else "a range of time alone"
-            raise ValueError(f"entity_df must be a pandas DataFrame: {what} is not supported by AsOfOfflineStore")
-        instant_column = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
-        entities = entity_df.assign(**{instant_column: _as_utc(entity_df[instant_column])})
+        if isinstance(entity_df, str):
+            raise ValueError("entity_df must be a pandas DataFrame: a SQL query is not supported by AsOfOfflineStore")
+        options = config.offline_store
         histories = [history_of(view, feature_refs, full_feature_names, config.repo_path) for view in feature_views]
-        _check_entity_frame(entities, instant_column, histories)
-        cutoff = config.offline_store.knowledge_cutoff or filter_by_created_timestamp
-        instants = entities[instant_column]
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        cutoff = options.knowledge_cutoff or filter_by_created_timestamp
+        if entity_df is None:
+            period = compute_non_entity_date_range(feature_views, start_date, end_date)
+            entity_df = questions.of_period(histories, on_demand, *period, cutoff, options.day_partitions)
+        instant_column = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
+        questions.check(entity_df, instant_column, histories)
+        instants = questions.as_utc(entity_df[instant_column])
+        entities = entity_df.assign(**{instant_column: instants})
         return AsOfRetrievalJob(
-            lambda: features_of(entities, instant_column, histories, cutoff, config.offline_store),
+            lambda: features_of(entities, instant_column, histories, cutoff, options),
             config.repo_path,
             entities,
             full_feature_names,
-            OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+            on_demand,
             RetrievalMetadata(
                 features=feature_refs,
                 keys=[name for name in entities.columns if name != instant_column],
-                min_event_timestamp=_python_instant(instants.min()),
-                max_event_timestamp=_python_instant(instants.max()),
+                min_event_timestamp=questions.python_instant(instants.min()),
+                max_event_timestamp=questions.python_instant(instants.max()),
             ),
         )
 
@@ -188,17 +199,21 @@ class AsOfOfflineStore(OfflineStore):
     ) -> None:
         """Add rows to a view's source; the file or directory is made by the first write.
 
+        Values become what the view declares, in the types that the source's files have; what would lose something is
+        refused, and then nothing is written.
+
         Raises
         ------
-        ValueError
-            A column that the view reads is missing.
+        NotAsDeclared
+            See `writing.to_write`.
+        UnusableSource
+            The source does not say where new rows belong, or its file is damaged.
+        UnwritableSource
+            The disk is full, or may not be written to.
         """
         history = history_of(feature_view, [], False, config.repo_path)
-        wanted = [*history.keys, history.event, *([history.created] if history.created else [])]
-        missing = [name for name in wanted if name not in table.column_names]
-        if missing:
-            raise ValueError(f"{feature_view.name}: the table to write has no columns {missing}")
-        parquet.append(_in_microseconds(table), history.path, history.event, config.offline_store.day_partitions)
+        by_day = config.offline_store.day_partitions
+        parquet.append(lambda held: to_write(table, history, held), history.path, history.event, by_day)
         if progress:
             progress(table.num_rows)
 
@@ -225,7 +240,9 @@ class AsOfOfflineStore(OfflineStore):
         table = ds.dataset(data, format="parquet").to_table() if isinstance(data, Path) else data
         root = Path(FileSource.get_uri_for_file_path(config.repo_path, destination.path))
         for directory, part in _partitions(table, destination.partition_by or []):
-            parquet.write_atomically(_in_microseconds(part), root / directory / f"log-{uuid.uuid4().hex}.parquet")
+            parquet.write_atomically(
+                parquet.in_microseconds(part), root / directory / f"log-{uuid.uuid4().hex}.parquet"
+            )
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
         """Accept a source that has no rows yet, without a warning: a new installation starts with none."""
@@ -261,7 +278,11 @@ def latest_known(
         return asof_join(questions, rows, columns, at=at, ttl=history.ttl, cutoff=False)
 
     answers = read_files(history.path, period, read, config.offline_store.day_partitions)
-    return None if answers is None else answers.rename({**history.features, history.event: "event"})
+    if answers is None:
+        return None
+    values = pl.from_arrow(history.as_read(answers))
+    assert isinstance(values, pl.DataFrame)
+    return values.with_columns(answers[history.event].alias("event"))
 
 
 def recent_keys(view: FeatureView, period: Period, config: RepoConfig) -> pl.DataFrame | None:
@@ -276,25 +297,6 @@ def recent_keys(view: FeatureView, period: Period, config: RepoConfig) -> pl.Dat
     return read_files(history.path, period, read, config.offline_store.day_partitions)
 
 
-def _check_entity_frame(entities: pd.DataFrame, instant_column: str, histories: Sequence[History]) -> None:
-    needed = {column for history in histories for column in history.keys.values()} | {instant_column}
-    missing = needed - set(entities.columns)
-    if missing:
-        raise FeastEntityDFMissingColumnsError(sorted(needed), sorted(missing))  # type: ignore[no-untyped-call]
-    taken = [name for history in histories for name in history.features.values() if name in entities.columns]
-    if taken:
-        raise ValueError(f"columns {taken} of the entity frame have a feature's name: rename or drop them")
-
-
-def _as_utc(instants: pd.Series) -> pd.Series:
-    """Instants in UTC; naive ones are taken as UTC, as Feast does."""
-    return pd.to_datetime(instants, utc=True)
-
-
-def _python_instant(instant: Any) -> datetime | None:
-    return None if pd.isna(instant) else instant.to_pydatetime()
-
-
 def _tie_safe(times: Sequence[str]) -> list[pl.Expr]:
     return [pl.col(times[0]), *(pl.coalesce(name, times[0]) for name in times[1:])]
 
@@ -302,13 +304,6 @@ def _tie_safe(times: Sequence[str]) -> list[pl.Expr]:
 def _empty(columns: Sequence[str], times: Sequence[str]) -> pa.Table:
     stamp = pa.timestamp("us", "UTC")
     return pa.table({name: pa.array([], stamp if name in times else pa.null()) for name in dict.fromkeys(columns)})
-
-
-def _in_microseconds(table: pa.Table) -> pa.Table:
-    """`table` with every time stamp as microseconds in UTC."""
-    stamp = pa.timestamp("us", "UTC")
-    fields = [field.with_type(stamp) if pa.types.is_timestamp(field.type) else field for field in table.schema]
-    return table.cast(pa.schema(fields), safe=False)
 
 
 def _partitions(table: pa.Table, columns: Sequence[str]) -> list[tuple[str, pa.Table]]:

@@ -12,9 +12,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 from feast.infra.offline_stores.file_source import FileSource
-from feast.types import from_feast_to_pyarrow_type
+from feast.types import FeastType, UnixTimestamp
 
 from feature_repo.stores import parquet
+from feature_repo.stores.declared import Place, arrow_type, as_read, plain
 from feature_repo.stores.join import Columns, asof_join
 from feature_repo.stores.parquet import TIMESTAMP, Period
 
@@ -36,7 +37,8 @@ class History:
     path: str
     keys: dict[str, str]  # source column -> column of the entity frame
     features: dict[str, str]  # source column -> column of the result
-    types: dict[str, pa.DataType]  # column of the result -> type, for when there is no file to say
+    declared: dict[str, FeastType]  # source column of any key or feature of the view -> declared type
+    names: dict[str, str]  # name in the view -> source column, where the source maps it
     event: str
     created: str | None
     ttl: timedelta | None
@@ -50,6 +52,29 @@ class History:
         """The columns to read, each once."""
         return list(dict.fromkeys([*self.keys, *self.features, *self.times]))
 
+    def place(self, column: str, origin: str) -> Place:
+        """What a message says of a source column."""
+        return Place(self.view, column, origin, self.declared.get(column, UnixTimestamp))
+
+    def nothing(self, rows: int) -> pa.Table:
+        """So many rows of nulls in the declared types, for when there is no file to say."""
+        kinds = {name: arrow_type(self.declared[column]) or pa.null() for column, name in self.features.items()}
+        return pa.table({name: pa.nulls(rows, kind) for name, kind in kinds.items()})
+
+    def as_read(self, answers: pl.DataFrame) -> pa.Table:
+        """The values of the features in their declared types, under the result's names.
+
+        Raises
+        ------
+        NotAsDeclared
+            The source holds values that are not what the view declares.
+        """
+        table = answers.to_arrow(compat_level=pl.CompatLevel.oldest())
+        origin = f"its source {self.path}"
+        return pa.table(
+            {name: as_read(table[column], self.place(column, origin)) for column, name in self.features.items()}
+        )
+
 
 def history_of(
     view: FeatureView, feature_refs: Sequence[str], full_feature_names: bool, repo_path: Path | None
@@ -62,7 +87,7 @@ def history_of(
     names = dict.fromkeys(ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix))
     base = view.projection.name_alias or view.name
     results = {name: f"{base}__{name}" if full_feature_names else name for name in names}
-    types = {field.name: field.dtype for field in view.features}
+    fields = [field for field in [*view.entity_columns, *view.features] if field.name != DUMMY_KEY]
     keys = [field.name for field in view.entity_columns if field.name != DUMMY_KEY]
     created = source.created_timestamp_column
     return History(
@@ -70,7 +95,8 @@ def history_of(
         path=path_of(source, repo_path),
         keys={column_of.get(key, key): view.projection.join_key_map.get(key, key) for key in keys},
         features={column_of.get(name, name): result for name, result in results.items()},
-        types={result: from_feast_to_pyarrow_type(types[name]) for name, result in results.items()},
+        declared={column_of.get(field.name, field.name): field.dtype for field in fields},
+        names=column_of,
         event=column_of.get(source.timestamp_field, source.timestamp_field),
         created=column_of.get(created, created) if created else None,
         ttl=view.ttl or None,
@@ -124,8 +150,8 @@ def _answers(
     period = reach(instants, history.ttl)
     answers = read_files(history.path, period, read, options.day_partitions) if history.features else None
     if answers is None:
-        return pa.table({name: pa.nulls(len(entities), kind) for name, kind in history.types.items()})
-    return plain_table(answers.rename(history.features))
+        return history.nothing(len(entities))
+    return history.as_read(answers)
 
 
 def reach(instants: pl.Series, ttl: timedelta | None) -> Period:
@@ -164,7 +190,6 @@ def read_files(
 
 
 def plain_table(frame: pl.DataFrame) -> pa.Table:
-    """One chunk, plain strings: Feast 0.67 converts only the first chunk of a table when it materialises."""
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
-    kinds = [pa.string() if pa.types.is_large_string(field.type) else field.type for field in table.schema]
-    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))
+    """One chunk, plain types: Feast 0.67 converts only the first chunk of a table when it materialises."""
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return pa.table({name: plain(values) for name, values in zip(table.column_names, table.columns, strict=True)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -141,8 +141,8 @@ def _row_groups(opened: pq.ParquetFile, event: str, period: Period) -> list[int]
 def _may_touch(statistics: pq.Statistics | None, period: Period) -> bool:
     if statistics is None or not statistics.has_min_max or not isinstance(statistics.min, datetime):
         return True
-    after_start = period.start is None or statistics.max >= period.start
-    return after_start and (period.end is None or statistics.min <= period.end)
+    first, last = (time if time.tzinfo else time.replace(tzinfo=UTC) for time in (statistics.min, statistics.max))
+    return (period.start is None or last >= period.start) and (period.end is None or first <= period.end)
 
 
 def _plain_strings(frame: pl.DataFrame) -> pl.DataFrame:

@@ -30,10 +30,10 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.online_stores.redis import _versioned_fv_name
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from feast.value_type import ValueType
 from pydantic import Field
 
 from feature_repo.stores import parquet
+from feature_repo.stores.declared import PLAIN_TYPES, Place, as_declared
 from feature_repo.stores.encoding import EncodedRows, encode_keys, encode_values, stamps
 from feature_repo.stores.latest import CREATED, EVENT, Source, batches, newest
 from feature_repo.stores.parquet import Period
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from feast.infra.registry.base_registry import BaseRegistry
 
 logger = logging.getLogger(__name__)
-
-_SCALARS = ("BYTES", "STRING", "INT32", "INT64", "DOUBLE", "FLOAT", "BOOL", "UNIX_TIMESTAMP")
-_READABLE = {ValueType[name] for name in _SCALARS} | {ValueType[f"{name}_LIST"] for name in _SCALARS}
 
 
 class LatestRowsEngineConfig(FeastConfigBaseModel):
@@ -140,7 +137,7 @@ def _why_not_in_bulk(view: FeatureView, config: RepoConfig, online_store: Any) -
     """What of the view or the configuration only Feast's own engine knows how to do; None if there is nothing."""
     source = view.batch_source
     unreadable = [
-        field.name for field in view.features if field.vector_index or field.dtype.to_value_type() not in _READABLE
+        field.name for field in view.features if field.vector_index or field.dtype.to_value_type() not in PLAIN_TYPES
     ]
     reasons = {
         f"it is a {type(view).__name__}": type(view) is not FeatureView,
@@ -183,7 +180,10 @@ def encoded_rows(rows: pl.DataFrame, view: FeatureView, config: RepoConfig) -> E
     """Rows of a view, with `EVENT` and `CREATED`, as Redis keeps them."""
     columns = {name: rows[name].to_arrow(compat_level=pl.CompatLevel.oldest()) for name in rows.columns}
     columns[DUMMY_ENTITY_ID] = pa.array([DUMMY_ENTITY_VAL] * rows.height, pa.string())
-    kinds = {field.name: field.dtype.to_value_type() for field in [*view.entity_columns, *view.features]}
+    fields = [*view.entity_columns, *view.features]
+    kinds = {field.name: field.dtype.to_value_type() for field in fields}
+    for field in fields:
+        columns[field.name] = as_declared(columns[field.name], Place(view.name, field.name, "its source", field.dtype))
     name = _versioned_fv_name(view, config)
     return EncodedRows(
         keys=encode_keys({key: (columns[key], kinds[key]) for key in view.join_keys}, config.project),

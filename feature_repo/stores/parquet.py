@@ -6,6 +6,7 @@ directory) is decided here, with the name of the file in the message.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -15,8 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -30,6 +32,10 @@ Read = TypeVar("Read")
 
 class UnusableSource(ValueError):
     """A source's file is damaged, lacks a column, or has a type that cannot be joined safely; the message names it."""
+
+
+class UnwritableSource(OSError):
+    """A source's file cannot be written (disk full, no permission, ...); what was there is as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ def files_of(path: str, period: Period | None = None) -> list[str]:
 
 
 def scan(files: Sequence[str], columns: Sequence[str], times: Sequence[str]) -> pl.LazyFrame:
-    """Lazily read `columns` of `files`, with `times` among them as microseconds in UTC.
+    """Lazily read `columns` of `files`, with `times` among them as microseconds in UTC; naive ones are UTC.
 
     Raises
     ------
@@ -158,44 +164,98 @@ def check_file(file: str, columns: Sequence[str], times: Sequence[str]) -> dict[
 def _check_time(file: str, name: str, kind: pl.DataType) -> None:
     if not isinstance(kind, pl.Datetime):
         raise UnusableSource(f"{file}: {name} is {kind}, not a time stamp: write it as microseconds in UTC")
-    if kind.time_zone is None:
-        raise UnusableSource(f"{file}: {name} has no time zone, so its instants are unknown: write it in UTC")
     if kind.time_unit == "ns":
-        raise UnusableSource(f"{file}: {name} is in nanoseconds, which Feast cannot materialise: write microseconds")
+        finer = pl.scan_parquet(file, hive_partitioning=False).select((pl.col(name).dt.nanosecond() % 1000 != 0).any())
+        if finer.collect().item():
+            raise UnusableSource(f"{file}: {name} is finer than microseconds, which all stores keep: round it to them")
 
 
 def write_atomically(table: pa.Table, file: Path) -> None:
-    """Write `table` beside `file` and rename it into place."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=".tmp", dir=file.parent)
-    os.close(handle)
+    """As `write_all`, for one file."""
+    write_all({file: table})
+
+
+def write_all(tables: Mapping[Path, pa.Table]) -> None:
+    """Write each table beside its file, and rename them into place when all are written.
+
+    Raises
+    ------
+    UnwritableSource
+        See the class.
+    """
+    written: dict[Path, Path] = {}
     try:
-        pq.write_table(table, name, compression="zstd", coerce_timestamps="us", allow_truncated_timestamps=True)
-        Path(name).replace(file)
+        for file, table in tables.items():
+            with _told(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=".tmp", dir=file.parent)
+                os.close(handle)
+                written[file] = Path(name)
+                pq.write_table(table, name, compression="zstd")
+        for file, beside in written.items():
+            with _told(file):
+                beside.replace(file)
     finally:
-        Path(name).unlink(missing_ok=True)
+        for beside in written.values():
+            beside.unlink(missing_ok=True)
 
 
-def append(table: pa.Table, path: str, time_column: str, day_partitions: bool) -> None:
+def in_microseconds(table: pa.Table) -> pa.Table:
+    """`table` with every time stamp as microseconds in UTC; what is finer is cut off."""
+    stamp = pa.timestamp("us", "UTC")
+    fields = [field.with_type(stamp) if pa.types.is_timestamp(field.type) else field for field in table.schema]
+    return table.cast(pa.schema(fields), safe=False)
+
+
+def append(fitted: Callable[[pa.Schema | None], pa.Table], path: str, time_column: str, day_partitions: bool) -> int:
     """Add rows to a source: one new file in a directory, or the whole file again for a source of one file.
+
+    Parameters
+    ----------
+    fitted : callable
+        Given the schema of the source's files, or None if there is none, the rows to add in that schema; raises if
+        they do not fit, and then nothing is written.
+
+    Returns
+    -------
+    int
+        Rows added.
 
     Raises
     ------
     UnusableSource
-        The path is a glob or remote, so it does not say where new rows belong.
+        The path is a glob or remote, so it does not say where new rows belong; or the one file is damaged.
+    UnwritableSource
+        See the class.
     """
     if "://" in path or glob.has_magic(path):
         raise UnusableSource(f"{path} does not say where new rows belong: give the source a directory or one file")
-    target = Path(path)
-    if target.suffix == ".parquet":
-        with _locked(target):
-            kept = [pq.read_table(target, partitioning=None)] if target.exists() else []
-            write_atomically(pa.concat_tables([*(part.cast(table.schema) for part in kept), table]), target)
-        return
+    if Path(path).is_file() or (Path(path).suffix == ".parquet" and not Path(path).is_dir()):
+        return _append_to_file(fitted, Path(path))
+    first = next(iter(files_of(path)), None)
+    table = fitted(_whole(first, pq.read_schema) if first else None)
     name = f"batch-{uuid.uuid4().hex}.parquet"
     parts = _by_day(table, time_column) if day_partitions else {"": table}
-    for directory, part in parts.items():
-        write_atomically(part, target / directory / name)
+    if table.num_rows:
+        write_all({Path(path) / directory / name: part for directory, part in parts.items()})
+    return int(table.num_rows)
+
+
+def _append_to_file(fitted: Callable[[pa.Schema | None], pa.Table], target: Path) -> int:
+    with _locked(target):
+        kept = _whole(str(target), partial(pq.read_table, partitioning=None)) if target.exists() else None
+        added = fitted(kept.schema if kept is not None else None)
+        if added.num_rows:
+            parts = [added] if kept is None else [kept, added]
+            write_atomically(pa.concat_tables(parts, promote_options="default"), target)
+    return int(added.num_rows)
+
+
+def _whole(file: str, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UnusableSource(f"{file} cannot be read as Parquet ({error}): restore it or write it again") from error
 
 
 def _by_day(table: pa.Table, time_column: str) -> Mapping[str, pa.Table]:
@@ -223,7 +283,36 @@ def _day_touches(file: str, period: Period) -> bool:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f".{file.name}.lock").open("w") as lock:
+    with _told(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.with_name(f".{file.name}.lock").open("w")
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or raise the quota",
+    errno.EACCES: "give this user the right to write there",
+    errno.EPERM: "give this user the right to write there",
+    errno.EROFS: "it is mounted read-only: write elsewhere, or mount it again",
+    errno.ENOTDIR: "a part of that path is a file: move it away",
+    errno.EEXIST: "a part of that path is a file: move it away",
+}
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnwritableSource:
+        raise
+    except OSError as error:
+        number = error.errno or 0
+        remedy = _REMEDIES.get(number, "look at the disk")
+        cause = error.strerror or error
+        message = (
+            f"{file} cannot be written ({cause}): {remedy}, and write the same rows again; what was there is whole"
+        )
+        raise UnwritableSource(number, message) from error

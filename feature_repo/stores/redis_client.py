@@ -1,22 +1,14 @@
-"""Reaching Redis: clients that fail soon, and errors that say which Redis, why, and what to do."""
+"""Reaching Redis: clients that fail soon, from a URL or Feast's own form of an address."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from sqlalchemy import URL, make_url
+from sqlalchemy import make_url
 
 if TYPE_CHECKING:
     from feature_repo.stores.redis_online import LatestWinsRedisOnlineStoreConfig
-
-
-class OnlineStoreUnavailable(ConnectionError):
-    """Redis cannot be reached, or did not answer in time; the message names its address and what to do."""
 
 
 def feast_connection_string(url: str) -> str:
@@ -46,22 +38,3 @@ def connect(kind: Any, options: LatestWinsRedisOnlineStoreConfig, retry: Any) ->
         return kind.from_url(options.connection_string, retry=retry, **limits)
     nodes, given = RedisOnlineStore._parse_connection_string(options.connection_string)
     return kind(host=nodes[0]["host"], port=int(nodes[0]["port"]), retry=retry, **{**limits, **given})
-
-
-def _address(connection_string: str) -> str:
-    """Host and port only: a connection string may hold a password."""
-    if "://" in connection_string:
-        parsed: URL = make_url(connection_string)
-        return f"{parsed.host}:{parsed.port or 6379}"
-    return connection_string.split(",")[0]
-
-
-@contextmanager
-def reachable(options: LatestWinsRedisOnlineStoreConfig) -> Iterator[None]:
-    try:
-        yield
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        address = _address(options.connection_string)
-        raise OnlineStoreUnavailable(
-            f"Redis at {address} does not answer ({error}): start it (make up), or point ETA_REDIS_URL at one that runs"
-        ) from error

@@ -28,8 +28,10 @@ from redis import asyncio as redis_asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from feature_repo.stores.declared import PLAIN_TYPES, Place
 from feature_repo.stores.encoding import EncodedRows, stamps
-from feature_repo.stores.redis_client import OnlineStoreUnavailable, connect, feast_connection_string, reachable
+from feature_repo.stores.redis_client import connect, feast_connection_string
+from feature_repo.stores.redis_errors import OnlineStoreUnavailable, reachable
 from feature_repo.stores.redis_write import (
     WRITE_IF_LATEST,
     field_of,
@@ -77,6 +79,9 @@ class LatestWinsRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     timeout_seconds: float = 10.0
     """How long one round trip may take; a bulk write of `rows_per_round_trip` rows is one."""
 
+    remedy_when_down: str = "start it, or correct the connection string"
+    """What the error of a Redis that does not answer advises."""
+
     rows_per_round_trip: int = Field(default=2000, ge=1)
     """Bounds the memory of a bulk write, whatever the number of rows."""
 
@@ -97,9 +102,12 @@ class LatestWinsRedisOnlineStore(RedisOnlineStore):
 
         Raises
         ------
+        NotAsDeclared
+            A value is of another type than the view declares; nothing has been written then.
         OnlineStoreUnavailable
-            Redis is down or slow. What was written stays; writing the same rows again completes it.
+            Redis is down, slow, or refuses. What was written stays; writing the same rows again completes it.
         """
+        _check_kinds(table, data)
         size = config.online_store.rows_per_round_trip
         chunks = (data[start : start + size] for start in range(0, len(data), size))
         encoded = (rows for chunk in chunks for rows in _encoded(config, table, chunk))
@@ -133,6 +141,7 @@ class LatestWinsRedisOnlineStore(RedisOnlineStore):
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
         """As `online_write_batch`, one script call at a time."""
+        _check_kinds(table, data)
         with reachable(config.online_store):
             client = await self._get_client_async(config.online_store)
             view = _versioned_fv_name(table, config)
@@ -147,14 +156,16 @@ class LatestWinsRedisOnlineStore(RedisOnlineStore):
         """Delete a view's values, and the created times kept beside them."""
         options = config.online_store
         with reachable(options):
+            super().delete_table(config, table)
             client = self._get_client(options)
             field = stamp_field(_versioned_fv_name(table, config))
             pattern = b"".join([_key_prefix(table.join_keys), b"*", config.project.encode()])
-            with client.pipeline(transaction=False) as pipe:
-                for key in client.scan_iter(pattern, count=1000):
-                    pipe.hdel(key, field)
-                pipe.execute()
-            super().delete_table(config, table)
+            keys = list(client.scan_iter(pattern, count=1000))
+            if keys:
+                with client.pipeline(transaction=False) as pipe:
+                    for key in keys:
+                        pipe.hdel(key, field)
+                    pipe.execute()
 
     def online_read(
         self,
@@ -200,12 +211,12 @@ class LatestWinsRedisOnlineStore(RedisOnlineStore):
 
     def _remember_ttl(self, config: RepoConfig, table: FeatureView) -> None:
         """Feast's row decoder is given a view's name only, so its TTL is looked up by that."""
-        self._ttl[_versioned_fv_name(table, config)] = table.ttl
+        self._ttl[_versioned_fv_name(table, config)] = getattr(table, "ttl", None)  # an on-demand view has none
 
     def _get_features_for_entity(
         self, values: Sequence[Any], feature_view: str, requested_features: list[str]
     ) -> tuple[datetime | None, dict[str, ValueProto] | None]:
-        if not values[-1]:  # the event time, which Feast asks for last
+        if values[-1] is None:  # the event time, which Feast asks for last; that of 1970 is empty, not absent
             return None, None
         timestamp, features = super()._get_features_for_entity(values, feature_view, requested_features)
         ttl = self._ttl.get(feature_view)
@@ -231,6 +242,18 @@ class LatestWinsRedisOnlineStore(RedisOnlineStore):
         if self._client_async is None:
             return await super()._get_client_async(online_store_config)
         return self._client_async
+
+
+def _check_kinds(table: FeatureView, data: Sequence[Row]) -> None:
+    """A value of another type than the declared one would be stored, and be read without a word."""
+    for field in table.features:
+        kind = field.dtype.to_value_type()
+        wanted = (None, "null_val", f"{kind.name.lower()}_val")
+        found = {values[field.name].WhichOneof("val") for _, values, *_ in data if field.name in values}
+        others = sorted(str(one) for one in found.difference(wanted)) if kind in PLAIN_TYPES else []
+        if others:
+            place = Place(table.name, field.name, "the rows to write", field.dtype)
+            raise place.refuse(f"has {', '.join(others)}", "write values of the declared type")
 
 
 def _encoded(config: RepoConfig, table: FeatureView, data: Sequence[Row]) -> Iterator[EncodedRows]:

@@ -27,7 +27,7 @@ from feature_repo.stores.held import held_keys
 from feature_repo.stores.latest import batches, newest
 from feature_repo.stores.materialize import encoded_rows, source_of
 from feature_repo.stores.parquet import Period
-from feature_repo.stores.redis_client import reachable
+from feature_repo.stores.redis_errors import reachable
 from feature_repo.stores.redis_online import LatestWinsRedisOnlineStore
 from feature_repo.stores.redis_write import field_of, stamp_field
 

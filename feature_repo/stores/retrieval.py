@@ -92,4 +92,4 @@ class AsOfRetrievalJob(RetrievalJob):
         if target.exists() and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(location=str(target))
         file = target if target.suffix == ".parquet" else target / "rows.parquet"
-        parquet.write_atomically(self.to_arrow(timeout=timeout), file)
+        parquet.write_atomically(parquet.in_microseconds(self.to_arrow(timeout=timeout)), file)

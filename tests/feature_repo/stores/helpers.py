@@ -16,6 +16,8 @@ from feast.types import Float64, Int64, String
 from feature_repo.stores.parquet import TIMESTAMP
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+AS_OF = {"type": "feature_repo.stores.asof.AsOfOfflineStore", "knowledge_cutoff": True}
+"""The offline store as `feature_store.yaml` asks for it."""
 HISTORY_SCHEMA = {
     "restaurant_id": pl.String,
     "event_timestamp": TIMESTAMP,
@@ -79,7 +81,7 @@ def repo_config(
         project="delivery_eta",
         provider="local",
         registry={"registry_type": "sql", "path": f"sqlite:///{directory / 'registry.db'}"},
-        offline_store=dict(offline or {"type": "feature_repo.stores.asof.AsOfOfflineStore"}),
+        offline_store=dict(offline or AS_OF),
         online_store=dict(online or {"type": "sqlite", "path": str(directory / "online.db")}),
         entity_key_serialization_version=3,
         repo_path=directory,

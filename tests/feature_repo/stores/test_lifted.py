@@ -12,17 +12,18 @@ from config.settings import ROOT
 from tests.feature_repo.stores.helpers import NOON, history, write
 
 LIFTED = (
-    "asof", "history", "retrieval", "join", "parquet", "latest", "encoding", "materialize",
-    "redis_online", "redis_write", "redis_client",
+    "asof", "declared", "history", "join", "questions", "retrieval", "writing",
+    "parquet", "latest", "encoding", "materialize", "redis_online", "redis_write",
+    "redis_client", "redis_errors", "provider",
 )  # fmt: skip
 """The files that docs/stores.md says to copy."""
 
 CONFIGURATION = """
 project: elsewhere
-provider: local
+provider: feature_repo.stores.provider.CheckedProvider
 registry: registry.db
 entity_key_serialization_version: 3
-offline_store: {type: feature_repo.stores.asof.AsOfOfflineStore}
+offline_store: {type: feature_repo.stores.asof.AsOfOfflineStore, knowledge_cutoff: true}
 online_store: {type: feature_repo.stores.redis_online.LatestWinsRedisOnlineStore, connection_string: 'REDIS'}
 batch_engine: {type: feature_repo.stores.materialize.LatestRowsEngine}
 """
