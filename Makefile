@@ -17,7 +17,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run test lint format up down status ingest apply materialize backfill reconcile audit train train-prefect score drift serve \
+.PHONY: help setup lock run test stress lint format up down status ingest apply materialize backfill reconcile audit train train-prefect score drift serve \
 	models lineage promote rollback challenge reject bench airflow feast clean
 
 # A prerequisite `needs.NAME` stops with a message, before anything else is done, unless the variable is given.
@@ -115,6 +115,9 @@ lint: setup ## Check style and types; writes nothing
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+stress: setup ## Whether a test fails by chance: all of them RUNS=5 times while every core is busy (ARGS= as for test)
+	@scripts/stress $(or $(RUNS),5) $(ARGS)
 
 format: setup ## Rewrite the code in the house style
 	@.venv/bin/ruff check --fix .

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
+
+from stack.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = Path(tempfile.gettempdir()) / "delivery-eta-benchmark-serving"
@@ -45,13 +46,6 @@ INPUTS = [
 ]
 KEY = "benchmark-key"
 TREES = 300
-
-
-def free_port() -> int:
-    """A port on loopback that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def entity(view: str, number: int) -> str:

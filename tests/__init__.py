@@ -1,0 +1,19 @@
+"""The tests, which mirror the rooms. What is here comes before any import of theirs: the environment they run in."""
+
+import os
+
+_OF_WHO_RUNS_THEM = ("ETA_", "AIRFLOW_", "MLFLOW_", "FEAST_", "REDIS_URL")
+# A test sees the environment that it makes, not the installation or the tools of who runs it.
+for _name in [name for name in os.environ if name.startswith(_OF_WHO_RUNS_THEM)]:
+    del os.environ[_name]
+
+# No library may call home from a test.
+os.environ.update(
+    DO_NOT_TRACK="1",
+    FEAST_USAGE="False",
+    GX_ANALYTICS_ENABLED="false",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+    # Idle OpenMP threads sleep: on a busy machine they would otherwise spin, and fits take several times as long.
+    OMP_WAIT_POLICY="PASSIVE",
+)

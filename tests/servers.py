@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,13 +63,14 @@ class RedisServer:
             except redis.ConnectionError:
                 return False
 
-    def freeze(self) -> None:
-        """Keep its connections, and answer nothing."""
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Meanwhile it keeps its connections, takes new ones, and answers nothing; afterwards it answers all of it."""
         self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Go on."""
-        self.process.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it as a power cut does, frozen or not; once is enough."""

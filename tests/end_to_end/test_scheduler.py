@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +15,9 @@ from config import Settings, get_settings
 from feature_repo.window import DAY, HOUR, Window, floor_hour
 from stack.airflow import airflow_login, airflow_service
 from tests.conftest import free_port
+from tests.waiting import GENEROUS_SECONDS, wait_until
 
-LIMIT_SECONDS = 400
+LIMIT_SECONDS = 900
 OTHERS = ("training_pipeline", "monitoring", "batch_scoring")
 RUNS = "/dags/feature_pipeline/dagRuns"
 
@@ -71,15 +71,11 @@ def _task_states(airflow: httpx.Client, run: str) -> dict[str, str]:
 def _api(settings: Settings) -> httpx.Client:
     login = airflow_login(settings)
     credentials = {"username": login.user, "password": login.password}
-    token = httpx.post(f"{settings.airflow_url}/auth/token", json=credentials, timeout=60, trust_env=False)
+    patient: dict[str, Any] = {"timeout": GENEROUS_SECONDS, "trust_env": False}
+    token = httpx.post(f"{settings.airflow_url}/auth/token", json=credentials, **patient)
     headers = {"Authorization": f"Bearer {token.raise_for_status().json()['access_token']}"}
-    return httpx.Client(base_url=f"{settings.airflow_url}/api/v2", headers=headers, timeout=60, trust_env=False)
+    return httpx.Client(base_url=f"{settings.airflow_url}/api/v2", headers=headers, **patient)
 
 
 def _wait(probe: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not (found := probe()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"after {LIMIT_SECONDS} s it is still not true that {what}")
-        time.sleep(2)
-    return found
+    return wait_until(probe, what, seconds=LIMIT_SECONDS, pause=0.5)

@@ -14,7 +14,7 @@ from config import Settings, get_settings
 from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.window import HOUR
 from stack import walkthrough
-from tests.conftest import free_port
+from tests.conftest import PATIENT_MS, free_port
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def own_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ETA_DATA_DIR", str(tmp_path / "data"))
     for server in ("REDIS", "MLFLOW", "SERVING"):
         monkeypatch.setenv(f"ETA_{server}_PORT", str(free_port()))
+    monkeypatch.setenv("ETA_ONLINE_TIMEOUT_MS", PATIENT_MS)
     monkeypatch.setattr(walkthrough, "SIMULATED_DAYS", 16)
     monkeypatch.setattr(walkthrough, "SIMULATED_ORDERS", 12_000)
     monkeypatch.setattr(walkthrough, "LIVE_HOURS", 2)

@@ -155,5 +155,6 @@ def test_two_writers_of_one_day_lose_nothing(tmp_path: Path) -> None:
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(timeout=60)
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
     assert table(tmp_path).read()["value"].to_list() == list(range(24))

@@ -207,11 +207,11 @@ def test_a_second_run_waits_and_says_for_whom(settings: Settings, caplog: pytest
     def hold() -> None:
         with exclusive(settings, "run", "the first"):
             entered.set()
-            leave.wait(timeout=30)
+            leave.wait()
 
     holder = threading.Thread(target=hold)
     holder.start()
-    entered.wait(timeout=30)
+    entered.wait()
     try:
         with pytest.raises(AnotherRunHolds, match=r"another run holds the run lock .*the first"):
             exclusive(settings, "run", "the second", wait_seconds=0.3).__enter__()

@@ -21,6 +21,7 @@ import redis
 from config import Settings
 from feature_repo.transforms.request_time import REQUEST_FUNCTION_VERSION
 from tests.conftest import free_port
+from tests.waiting import GENEROUS_SECONDS, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -173,7 +174,7 @@ class ServingProcess:
         self.port = free_port()
         self.log = log
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, headers=KEY, timeout=10, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, headers=KEY, timeout=GENEROUS_SECONDS, trust_env=False)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "serving"],
@@ -183,26 +184,30 @@ class ServingProcess:
                 stderr=output,
             )
 
-    def wait_healthy(self, seconds: float = 40.0) -> None:
+    def wait_healthy(self) -> None:
         """Wait until it answers."""
-        self.wait_for(lambda: self.client.get("/health").is_success, seconds)
+        self.wait_for(lambda: self.client.get("/health").is_success, "an answer")
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], why: str) -> None:
         """Wait until a condition holds; a refused connection counts as not yet."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def holds() -> bool:
             try:
-                if condition():
-                    return
+                return condition()
             except httpx.TransportError:
                 assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-        raise AssertionError(f"not within {seconds} s; the log:\n{self.log.read_text()}")
+                return False
+
+        wait_until(holds, why, detail=self.log.read_text)
+
+    def wait_for_log(self, text: str) -> None:
+        """Wait until its log has a text: what is logged is written a moment after it is true."""
+        self.wait_for(lambda: text in self.log.read_text(), f"{text!r} in the log")
 
     def terminate(self) -> int:
         """Send SIGTERM and return the exit status."""
         self.process.terminate()
-        return self.process.wait(timeout=20)
+        return self.process.wait(GENEROUS_SECONDS)
 
 
 @pytest.fixture
@@ -216,7 +221,8 @@ def serve(settings: Settings, tmp_path: Path) -> Callable[..., Any]:
             server.wait_healthy()
             yield server
         finally:
-            if server.process.poll() is None:
-                server.terminate()
+            # A test that is about its end has ended it.
+            server.process.kill()
+            server.process.wait()
 
     return run

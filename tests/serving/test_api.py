@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,6 +22,7 @@ from serving.predictor import LookupFailed
 from serving.service import Service
 from tests.conftest import free_port
 from tests.serving.conftest import KEY, NAMES, NOON
+from tests.waiting import GENEROUS_SECONDS, wait_until
 
 PLACED = "2026-05-01T13:00:00+00:00"
 ORDER = {
@@ -46,9 +46,9 @@ def listening(service: Service) -> Iterator[httpx.Client]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=KEY, trust_env=False, timeout=10) as client:
+        wait_until(lambda: server.started or not thread.is_alive(), "the application listens")
+        address = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=address, headers=KEY, trust_env=False, timeout=GENEROUS_SECONDS) as client:
             yield client
     finally:
         server.should_exit = True
@@ -57,9 +57,7 @@ def listening(service: Service) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def service(settings: Settings, store: str, bundle_dir: Path) -> Service:
-    # A store that answers late on a busy machine is not what these tests are about.
-    changes = {"model_dir_override": bundle_dir, "online_timeout_ms": 2_000}
-    return Service(settings.model_copy(update=changes), clock=lambda: NOON)
+    return Service(settings.model_copy(update={"model_dir_override": bundle_dir}), clock=lambda: NOON)
 
 
 @pytest.fixture
@@ -519,9 +517,7 @@ def test_the_features_of_entities_are_shown_with_their_freshness_and_nothing_is_
     }
     assert found["features"]["driver_stats__delivery_minutes_mean_28d"]["status"] == "missing"
     assert (found["status"], found["as_of"], found["model"]) == ("ok", "2026-05-01T13:00:00Z", predicted["model"])
-    deadline = time.monotonic() + 10
-    while not service.log.written and time.monotonic() < deadline:
-        time.sleep(0.01)  # the row comes after the answer
+    wait_until(lambda: service.log.written, "the row of the prediction, which comes after the answer")
     assert service.log.written + service.log.queued == 1
 
 
@@ -545,7 +541,7 @@ def test_beyond_the_limit_requests_are_told_to_come_back_and_health_is_answered(
 
     async def waits(rows: object, as_of: object) -> object:
         entered.set()
-        leave.wait(10)
+        leave.wait(GENEROUS_SECONDS)
         raise LookupFailed("the test is over")
 
     with listening(limited) as client:
@@ -553,7 +549,7 @@ def test_beyond_the_limit_requests_are_told_to_come_back_and_health_is_answered(
         limited.champion.current.predictor.lookup.read = waits
         first = threading.Thread(target=client.get, args=("/features/r1",))
         first.start()
-        assert entered.wait(10)
+        assert entered.wait(GENEROUS_SECONDS)
 
         refused = client.get("/features/r1")
         found = problem(refused)

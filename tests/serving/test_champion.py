@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from serving.registry_client import BundleCache, DirectoryRegistry, ModelRef
 from serving.wire import at_once
 from tests.serving.conftest import NOON, BundleMaker
 from tests.serving.test_predictor import NoStore
+from tests.waiting import wait_until
 
 
 class FakeRegistry:
@@ -184,12 +184,9 @@ def test_the_thread_follows_the_alias_and_outlives_a_fault(
     it.champion.refresh()
     it.champion.start(0.01)
     it.registry.move(RuntimeError("a fault nobody thought of"))
-    deadline = time.monotonic() + 10
-    while "asking for the champion failed" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: "asking for the champion failed" in caplog.text, "the fault is told")
     it.registry.move(make_bundle(shift=2.0))
-    while it.version() != "3" and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: it.version() == "3", "the version after the fault")
     it.champion.stop()
 
     assert it.version() == "3"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from config import Settings
 from feature_repo.window import Window
@@ -19,6 +18,7 @@ from serving.errors import Problem
 from serving.prediction_log import LogEntry, read_predictions
 from serving.predictor import Order
 from serving.service import Asked, Service
+from tests.servers import RedisServer
 from tests.serving.conftest import NOON
 
 ORDERS = [Order("r1" if n % 2 else "nobody", NOON, order_id=f"o{n}", distance_km=n / 20) for n in range(50)]
@@ -26,7 +26,7 @@ ORDERS = [Order("r1" if n % 2 else "nobody", NOON, order_id=f"o{n}", distance_km
 
 @pytest.fixture
 def service(settings: Settings, store: str, bundle_dir: Path) -> Iterator[Service]:
-    changes = {"model_dir_override": bundle_dir, "online_timeout_ms": 2_000}
+    changes = {"model_dir_override": bundle_dir}
     service = Service(settings.model_copy(update=changes), clock=lambda: NOON)
     service.champion.refresh()
     service.log.start()
@@ -125,18 +125,18 @@ def test_without_a_model_everybody_is_told(service: Service):
     assert len({id(answer) for answer in answers}) == 3
 
 
-def test_a_store_that_is_slow_holds_nobody_else_up(service: Service, store: str):
+def test_a_store_that_is_slow_holds_nobody_else_up(service: Service, redis_process: RedisServer):
     """While Redis makes one request wait, the event loop goes on, and so does a request that needs no Redis."""
 
     async def meanwhile() -> tuple[Any, bool]:
         coalescer = Coalescer(service)
         ask = (coalescer.predict(order, Asked("q", time.perf_counter())) for order in ORDERS)
         await next(ask)
-        redis.Redis.from_url(store).execute_command("CLIENT", "PAUSE", "500", "ALL")
-        waiting = asyncio.ensure_future(next(ask))
-        for _ in range(20):
-            await asyncio.sleep(0.001)
-        was_waiting = not waiting.done()
+        with redis_process.frozen():
+            waiting = asyncio.ensure_future(next(ask))
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            was_waiting = not waiting.done()
         return await waiting, was_waiting
 
     answer, was_waiting = asyncio.run(meanwhile())

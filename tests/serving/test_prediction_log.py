@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from serving.errors import PredictionLogError
 from serving.prediction_log import PREDICTION_SCHEMA, LogEntry, PredictionLog, read_predictions, to_table
 from serving.predictor import FeatureStatus, Order, Predictions
 from tests.serving.conftest import NOON
+from tests.waiting import wait_until
 
 DAY_OF_NOON = Window(NOON.replace(hour=0), NOON.replace(hour=0) + DAY)
 
@@ -135,8 +135,7 @@ def test_the_thread_writes_within_its_interval_and_the_rest_when_stopped(setting
     log = PredictionLog(settings.predictions, flush_seconds=0.05)
     log.start()
     log.offer(entry(prefix="first"))
-    while log.written < 1:
-        time.sleep(0.01)
+    wait_until(lambda: log.written, "the first row is written")
     log.flush_seconds = 60
     log.offer(entry(prefix="second"))
     log.stop()

@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +14,7 @@ from simulator.__main__ import main
 from simulator.landing import Landing
 from tests.conftest import free_port
 from tests.simulator.conftest import END
+from tests.waiting import GENEROUS_SECONDS, wait_until
 
 HISTORY = ["history", "--end", "2026-05-01T00:00+00:00", "--days", "3", "--orders", "300"]
 
@@ -102,17 +101,11 @@ def test_a_stream_starts_from_nothing_and_stops_when_told(tmp_path):
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        _wait_for(tmp_path / "log", "new orders")
+        log = tmp_path / "log"
+        wait_until(lambda: "new orders" in log.read_text(), "new orders", detail=log.read_text)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(GENEROUS_SECONDS) == 0
     finally:
         process.kill()
         process.wait()
     assert Landing(tmp_path / "landing" / "orders").watermark() is not None
-
-
-def _wait_for(log: Path, text: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while text not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)

@@ -80,6 +80,7 @@ def test_up_says_which_port_is_taken_and_leaves_nothing_running(
 
     monkeypatch.setattr(cli, "wanted_services", lambda settings: [redis_service(settings), mlflow_service(settings)])
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", own_settings.mlflow_port))
         other.listen()
         assert cli.main(["up"]) == 1

@@ -12,6 +12,7 @@ import pytest
 
 from config.settings import ROOT
 from stack.probe import probe
+from tests.conftest import free_port
 
 SECRETS = re.findall(r"^([A-Z_]+)=$", (ROOT / ".env.example").read_text(), re.MULTILINE)
 COMPOSE = next(
@@ -106,7 +107,7 @@ def test_published_ports_are_on_loopback() -> None:
 
 
 def test_a_probe_of_nothing_is_ill() -> None:
-    assert "Connection refused" in str(probe("http://127.0.0.1:9/health"))
+    assert "Connection refused" in str(probe(f"http://127.0.0.1:{free_port()}/health"))
 
 
 @pytest.mark.parametrize(("state", "wrong"), [("healthy", None), ("unhealthy", "scheduler is unhealthy")])

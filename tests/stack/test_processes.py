@@ -8,28 +8,26 @@ import signal
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from stack.processes import PortTaken, Service, ServiceError, start_together
 from tests.conftest import free_port
+from tests.waiting import GENEROUS_SECONDS, wait_until
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(600)"
 
 
 def python_service(tmp_path: Path, program: str, name: str = "sample", **options: object) -> Service:
-    values = {"address": "nowhere", "check": lambda: None, "deadline": 10.0, "grace": 5.0, **options}
+    values = {
+        "address": "nowhere",
+        "check": lambda: None,
+        "deadline": GENEROUS_SECONDS,
+        "grace": GENEROUS_SECONDS,
+        **options,
+    }
     return Service(name, (sys.executable, "-c", program), tmp_path / "run", **values)  # type: ignore[arg-type]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -126,22 +124,22 @@ def test_stop_ends_the_children_too(tmp_path: Path) -> None:
         "import pathlib, subprocess, sys, time\n"
         f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n"
         f"pathlib.Path({str(note)!r}).write_text(str(child.pid))\n"
-        "time.sleep(60)"
+        "time.sleep(600)"
     )
     service = python_service(tmp_path, program, check=lambda: None if note.exists() else "no child yet")
     service.start()
-    wait_for(lambda: note.read_text() != "")
+    wait_until(note.read_text, "the number of the child")
     child = int(note.read_text())
     assert alive(child)
     service.stop()
-    wait_for(lambda: not alive(child))
+    wait_until(lambda: not alive(child), "the end of the child")
 
 
 def test_a_server_that_ignores_the_polite_way_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     program = (
         "import pathlib, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        f"pathlib.Path({str(ready)!r}).touch()\ntime.sleep(60)"
+        f"pathlib.Path({str(ready)!r}).touch()\ntime.sleep(600)"
     )
     service = python_service(tmp_path, program, grace=0.5, check=lambda: None if ready.exists() else "not yet")
     said: list[str] = []
@@ -158,7 +156,7 @@ def test_status_of_a_server_that_died_points_at_its_log(tmp_path: Path) -> None:
     pid = service.pid()
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not service.is_running())
+    wait_until(lambda: not service.is_running(), "the end of the service")
     assert (service.status().state, service.status().detail) == ("stopped", "it ended by itself: see its log")
 
 
@@ -199,7 +197,7 @@ def test_the_log_of_the_previous_start_is_kept(tmp_path: Path) -> None:
     service = python_service(tmp_path, f"print('hello', flush=True); {SLEEP}")
     for _ in range(2):
         service.start()
-        wait_for(lambda: "hello" in service.log_tail())
+        wait_until(lambda: "hello" in service.log_tail(), "its first word")
         service.stop()
     assert "hello" in (service.run_dir / "sample.previous.log").read_text()
 

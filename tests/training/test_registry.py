@@ -136,7 +136,7 @@ def test_many_at_once_leave_one_champion_and_no_decision_is_lost(three, settings
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join()
     history = three.history()
     assert [move.before for move in history[1:]] == [move.after for move in history[:-1]]
     assert three.champion().version == history[-1].after
@@ -181,7 +181,7 @@ def test_of_two_at_once_one_wins_and_the_other_is_told(three, settings):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join()
     assert sorted(outcomes)[1] == "refused"
     assert three.champion().version == sorted(outcomes)[0]
     assert len(three.history()) == 2

@@ -6,8 +6,8 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from feature_repo.stores.parquet import TIMESTAMP, Period, UnusableSource
 from feature_repo.stores.redis_online import OnlineStoreUnavailable, feast_connection_string, stamp_field
 from feature_repo.transforms.tables import feature_table
 from feature_repo.transforms.views import TRANSFORMS
-from tests.conftest import free_port, redis_server_binary
+from stack.ports import CLUSTER_BUS, free_port
 from tests.feature_repo.stores.helpers import NOON, at, history, restaurant, store, view, write
 from tests.feature_repo.stores.test_redis_online import OURS
+from tests.servers import RedisServer
+from tests.waiting import wait_until
 
 ENGINE = "feature_repo.stores.materialize.LatestRowsEngine"
 STATS = "restaurant_stats"
@@ -270,36 +272,22 @@ def test_unusable_file_is_named_and_mending_it_completes_the_run(settings: Setti
 
 
 @pytest.fixture
-def start_redis(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    started: list[subprocess.Popen[bytes]] = []
+def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    with ExitStack() as started:
 
-    def start(port: int, *options: str) -> subprocess.Popen[bytes]:
-        address = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
-        with (tmp_path / "redis.log").open("ab") as log:
-            started.append(subprocess.Popen([redis_server_binary(), *address, *options], stdout=log, stderr=log))
-        client, deadline = redis.Redis(port=port), time.monotonic() + 10
-        while True:
-            try:
-                client.ping()
-                return started[-1]
-            except redis.ConnectionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
+        def start(*options: str, port: int | None = None) -> RedisServer:
+            server = RedisServer(tmp_path, *options, port=port)
+            started.callback(server.kill)
+            return server
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait(timeout=10)
+        yield start
 
 
 def test_redis_that_dies_half_way_is_told_and_the_next_run_completes_it(
     settings: Settings, tmp_path: Path, start_redis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = free_port()
-    persistent = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
-    process = start_redis(port, *persistent)
-    url = f"redis://127.0.0.1:{port}/0"
+    server = start_redis("--appendonly", "yes", "--appendfsync", "always")
+    url, port = server.url, server.port
     monkeypatch.setenv("ETA_REDIS_URL", url)
     get_settings.cache_clear()
     path = write(history([(f"r{n}", n, n, n) for n in range(500)]), tmp_path / "rows.parquet")
@@ -307,14 +295,13 @@ def test_redis_that_dies_half_way_is_told_and_the_next_run_completes_it(
 
     def kill(bar: Bar) -> None:
         if bar.desc.startswith("keys written") and bar.n >= 100:
-            process.kill()
-            process.wait(timeout=10)
+            server.kill()
 
     with pytest.raises(OnlineStoreUnavailable, match=rf"127\.0\.0\.1:{port} does not answer .*start it \(make up\)"):
         materialize_with_bar(repository, STATS, kill)
     with pytest.raises(OnlineStoreUnavailable, match="does not answer"):
         repository.materialize(at(-60), at(1e6))
-    start_redis(port, *persistent)
+    server.start()
     kept = orders(url)
     assert 100 <= len(kept) < 500
     assert all(kept[f"r{n}"] == n for n in range(100))
@@ -323,13 +310,11 @@ def test_redis_that_dies_half_way_is_told_and_the_next_run_completes_it(
 
 
 def test_redis_cluster_holds_the_same(settings: Settings, tmp_path: Path, start_redis: Callable[..., Any]) -> None:
-    port = free_port()
-    start_redis(port, "--save", "", "--cluster-enabled", "yes")
+    port = free_port(CLUSTER_BUS)
+    start_redis("--cluster-enabled", "yes", port=port)
     node = redis.Redis(port=port)
     node.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-    deadline = time.monotonic() + 10
-    while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO") and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO"), "the cluster is well")
     objects = [view(write(history([("a", 0, 0, 1), ("a", 1, 1, 2), ("b", 0, 0, 3)]), tmp_path / "rows.parquet"))]
     opened(tmp_path / "single", objects).materialize(at(-60), at(60))
     cluster = {"redis_type": "redis_cluster", "connection_string": f"127.0.0.1:{port}"}
@@ -405,7 +390,7 @@ def test_command_line_goes_through_the_engine(settings: Settings) -> None:
     root = Path(__file__).resolve().parents[3]
     bounds = [(NOON + step).isoformat() for step in (timedelta(hours=-1), timedelta(hours=1))]
     command = [sys.executable, "-m", "feast.cli.cli", "-c", str(root / "feature_repo"), "materialize", *bounds]
-    done = subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "rows read" in done.stderr
     (fields,) = dump(settings.redis_url).values()

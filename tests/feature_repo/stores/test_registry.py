@@ -28,7 +28,7 @@ def feast(*arguments: str, directory: Path) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate()
     assert process.returncode == 0, output
     return output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -52,7 +53,8 @@ class Installation:
     window: Window
 
     def copy(self, directory: Path) -> Settings:
-        shutil.copytree(self.settings.data_dir, directory)
+        # Links do: whatever writes a table puts a new file into the place of the old one.
+        shutil.copytree(self.settings.data_dir, directory, copy_function=os.link)
         return Settings(data_dir=directory)
 
 
@@ -66,9 +68,11 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 @pytest.fixture
 def define(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ViewTransform]:
-    """Gives a view features it had not, or other ones; None takes one away."""
+    """Gives a view features it had not, or other ones; None takes one away. From then on it is the only view."""
 
     def change(view: str, features: dict[str, Feature | None], **others: object) -> ViewTransform:
+        for other in set(TRANSFORMS) - {view}:
+            monkeypatch.delitem(TRANSFORMS, other)
         merged = {**TRANSFORMS[view].features, **features}
         kept = {name: feature for name, feature in merged.items() if feature is not None}
         changed = replace(TRANSFORMS[view], features=kept, **others)
@@ -100,23 +104,31 @@ def hashes(view: str, settings: Settings) -> tuple[str, str]:
     return tile_table(transform, settings).content_hash(), feature_table(transform, settings).content_hash()
 
 
-def from_nothing(computed: Installation, settings: Settings, directory: Path) -> Settings:
-    """An installation with the same orders, computed under the definitions as they are now."""
-    fresh = Settings(data_dir=directory)
-    shutil.copytree(settings.orders, fresh.orders)
-    run(computed.window, fresh)
+@pytest.fixture(scope="module")
+def from_nothing(computed: Installation, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Settings]:
+    """Gives an installation with the same orders, computed under the definitions as they are now. Read only."""
+    made: dict[str, Settings] = {}
+
+    def fresh() -> Settings:
+        definitions = json.dumps(versions.fingerprints())
+        if definitions not in made:
+            made[definitions] = Settings(data_dir=tmp_path_factory.mktemp("fresh"))
+            shutil.copytree(computed.settings.orders, made[definitions].orders, copy_function=os.link)
+            run(computed.window, made[definitions])
+        return made[definitions]
+
     return fresh
 
 
 @pytest.mark.parametrize("case", ADDED)
-def test_a_backfilled_feature_equals_a_computation_from_nothing(case, computed, define, tmp_path):
+def test_a_backfilled_feature_equals_a_computation_from_nothing(case, computed, define, from_nothing, tmp_path):
     view, name, feature = ADDED[case]
     settings = computed.copy(tmp_path / "copy")
     old = feature_table(TRANSFORMS[view], settings).read()
     define(view, {name: feature})
     done = backfill(view, [name], settings)
     assert done["features"] == [name]
-    fresh = from_nothing(computed, settings, tmp_path / "fresh")
+    fresh = from_nothing()
     assert hashes(view, settings) == hashes(view, fresh)
     rows = feature_table(TRANSFORMS[view], settings).read()
     assert rows[name].n_unique() > 1
@@ -125,7 +137,7 @@ def test_a_backfilled_feature_equals_a_computation_from_nothing(case, computed, 
 
 
 @pytest.mark.parametrize("case", ["new_entities", "more_state", "value_of_the_instant"])
-def test_hourly_runs_go_on_from_a_backfilled_feature(case, computed, define, tmp_path):
+def test_hourly_runs_go_on_from_a_backfilled_feature(case, computed, define, from_nothing, tmp_path):
     view, name, feature = ADDED[case]
     settings = Settings(data_dir=tmp_path / "some")
     shutil.copytree(computed.settings.orders, settings.orders)
@@ -136,14 +148,17 @@ def test_hourly_runs_go_on_from_a_backfilled_feature(case, computed, define, tmp
     for hours in Window(middle, middle + 4 * HOUR).hours():
         run(hours, settings)
     run(Window(middle + 4 * HOUR, computed.window.end), settings)
-    fresh = from_nothing(computed, settings, tmp_path / "fresh")
+    fresh = from_nothing()
     assert hashes(view, settings) == hashes(view, fresh)
 
 
 def test_only_the_new_sums_are_computed(computed, define, tmp_path, monkeypatch):
     settings = computed.copy(tmp_path / "copy")
-    others = {view: hashes(view, settings) for view in TRANSFORMS if view != "restaurant_stats"}
+    others = {view: transform for view, transform in TRANSFORMS.items() if view != "restaurant_stats"}
+    before = {view: hashes(view, settings) for view in others}
     define("restaurant_stats", {"cancelled_count_7d": count(CANCELLED, 7 * DAY)})
+    for view, transform in others.items():
+        monkeypatch.setitem(TRANSFORMS, view, transform)
     asked: list[tuple[str, list[str], list[str]]] = []
     tiles, rows = compute.compute_tiles, compute.compute_rows
 
@@ -163,7 +178,7 @@ def test_only_the_new_sums_are_computed(computed, define, tmp_path, monkeypatch)
         "tiles": (["restaurant_stats"], ["cancelled_count"]),
         "rows": (["restaurant_stats"], ["cancelled_count_168h"]),
     }
-    assert {view: hashes(view, settings) for view in others} == others
+    assert {view: hashes(view, settings) for view in others} == before
 
 
 def test_a_feature_of_known_sums_reads_no_orders(computed, define, tmp_path):
@@ -173,7 +188,7 @@ def test_a_feature_of_known_sums_reads_no_orders(computed, define, tmp_path):
     assert backfill("restaurant_stats", ["order_count_28d"], settings)["rows"] > 0
 
 
-def test_a_span_leaves_null_before_it_and_is_on_record(computed, define, tmp_path):
+def test_a_span_leaves_null_before_it_and_is_on_record(computed, define, from_nothing, tmp_path):
     settings = computed.copy(tmp_path / "copy")
     name, feature = "order_value_mean_36h", mean(measures.ORDER_VALUE, 36 * HOUR)
     assert versions.available_from("restaurant_stats", "order_count_7d", settings) == computed.window.start + HOUR
@@ -187,7 +202,7 @@ def test_a_span_leaves_null_before_it_and_is_on_record(computed, define, tmp_pat
     assert record.features[name].since == computed.window.end
     table = feature_table(TRANSFORMS["restaurant_stats"], settings)
     assert table.read(Window(computed.window.start, start + HOUR))[name].is_null().all()
-    whole = feature_table(TRANSFORMS["restaurant_stats"], from_nothing(computed, settings, tmp_path / "fresh"))
+    whole = feature_table(TRANSFORMS["restaurant_stats"], from_nothing())
     later = Window(start + HOUR, computed.window.end + HOUR)
     assert table.content_hash(later) == whole.content_hash(later)
     backfill("restaurant_stats", [name], settings)
@@ -208,7 +223,7 @@ def test_a_second_backfill_of_a_feature_does_nothing(computed, define, tmp_path)
     assert hashes("zone_stats", settings) == before
 
 
-def test_a_changed_view_is_rebuilt_and_the_old_rows_are_kept(computed, define, tmp_path):
+def test_a_changed_view_is_rebuilt_and_the_old_rows_are_kept(computed, define, from_nothing, tmp_path):
     settings = computed.copy(tmp_path / "copy")
     old = feature_table(TRANSFORMS["zone_stats"], settings).read()
     define("zone_stats", {"order_count_1h": count(measures.PLACED, 3 * HOUR)})
@@ -216,7 +231,7 @@ def test_a_changed_view_is_rebuilt_and_the_old_rows_are_kept(computed, define, t
         evolution.settle(settings)
     done = rebuild("zone_stats", settings)
     evolution.settle(settings)
-    fresh = from_nothing(computed, settings, tmp_path / "fresh")
+    fresh = from_nothing()
     assert hashes("zone_stats", settings) == hashes("zone_stats", fresh)
     kept = Settings(data_dir=Path(done["kept"]))
     assert feature_table(TRANSFORMS["zone_stats"], kept).read().equals(old)
@@ -245,7 +260,7 @@ def test_a_removed_feature_goes_by_itself_and_is_new_when_it_comes_back(computed
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "rename"])
 @pytest.mark.parametrize("killed_at", range(9))
 def test_killed_anywhere_a_backfill_is_ended_by_running_it_again(
-    exchange, killed_at, computed, define, tmp_path, monkeypatch
+    exchange, killed_at, computed, define, from_nothing, tmp_path, monkeypatch
 ):
     settings = computed.copy(tmp_path / "copy")
     view, name, feature = ADDED["new_fact"]
@@ -279,7 +294,7 @@ def test_killed_anywhere_a_backfill_is_ended_by_running_it_again(
         monkeypatch.setitem(TRANSFORMS, view, now)
     backfill(view, [name], settings)
     evolution.settle(settings)
-    fresh = from_nothing(computed, settings, tmp_path / "fresh")
+    fresh = from_nothing()
     assert hashes(view, settings) == hashes(view, fresh)
     assert not (settings.features.parent / "_evolving" / view).exists()
 
