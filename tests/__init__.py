@@ -17,3 +17,5 @@ os.environ.update(
     # Idle OpenMP threads sleep: on a busy machine they would otherwise spin, and fits take several times as long.
     OMP_WAIT_POLICY="PASSIVE",
 )
+
+from tests import unhurried  # noqa: E402,F401 (before anything imports Feast)

@@ -39,7 +39,7 @@ from serving.online import (
 from tests.conftest import free_port
 from tests.feature_repo.stores.helpers import NOON, at, repo_config
 from tests.servers import RedisServer
-from tests.waiting import wait_until
+from tests.waiting import GENEROUS_SECONDS, wait_until
 
 TTL = timedelta(hours=26)
 KINDS = {
@@ -77,7 +77,7 @@ VIEWS = {
 
 def reader(settings: Settings, views: Any = None, **options: Any) -> OnlineReader:
     wanted = views or [OnlineView(name, tuple(VIEWS[name].join_keys), tuple(KINDS), TTL) for name in VIEWS]
-    return OnlineReader(settings.redis_url, "delivery_eta", wanted, **options)
+    return OnlineReader(settings.redis_url, "delivery_eta", wanted, **{"timeout": GENEROUS_SECONDS, **options})
 
 
 def proto(name: str, value: Any) -> Value:
@@ -323,7 +323,7 @@ def test_connection_lost_between_requests_is_opened_again(settings: Settings) ->
 def test_threads_share_a_reader(settings: Settings) -> None:
     for n in range(10):
         put(settings, "by_restaurant", {"restaurant_id": f"r{n}"}, {"d": float(n), "l": n})
-    shared = reader(settings, [OnlineView("by_restaurant", ("restaurant_id",), ("d",), TTL)], timeout=60)
+    shared = reader(settings, [OnlineView("by_restaurant", ("restaurant_id",), ("d",), TTL)], timeout=GENEROUS_SECONDS)
     wrong: list[Any] = []
 
     def ask(n: int) -> None:

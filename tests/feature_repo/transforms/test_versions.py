@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,12 +47,24 @@ def zones(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Feature | None], No
     return define
 
 
-@pytest.fixture
-def computed(zones, tmp_path) -> tuple[Settings, Window]:
-    settings = Settings(data_dir=tmp_path / "data")
+@pytest.fixture(scope="module")
+def computed_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Window]:
+    """The view of the zones, computed from a small history. Read only."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("computed") / "data")
     window = histories.write_lake(histories.random_history(seed=2, days=3, orders=20), settings)
-    run(window, settings)
+    with pytest.MonkeyPatch.context() as patched:
+        for view in set(TRANSFORMS) - {"zone_stats"}:
+            patched.delitem(TRANSFORMS, view)
+        run(window, settings)
     return settings, window
+
+
+@pytest.fixture
+def computed(computed_once, zones, tmp_path) -> tuple[Settings, Window]:
+    """A copy of it, and no other view."""
+    settings, window = computed_once
+    shutil.copytree(settings.data_dir, tmp_path / "data")
+    return Settings(data_dir=tmp_path / "data"), window
 
 
 def run(window: Window, settings: Settings) -> None:
