@@ -1,7 +1,7 @@
 """Feast in a third of its time to import: what it has decorated for checks of types is instrumented when first called.
 
-Typeguard reads and compiles a function's whole module for each function of it (agronholm/typeguard#468), six seconds for
-Feast, in every process. Nothing is left unchecked: most of it is never called here.
+Typeguard reads and compiles a whole module for each function of it (agronholm/typeguard#468): six seconds for Feast, in
+every process. Nothing is left unchecked; most of it is never called here.
 """
 
 from __future__ import annotations
