@@ -15,10 +15,12 @@ import pytest
 
 from config import Settings
 from tests.training.conftest import AS_OF, PEAK, TRAILING_MEAN, described_inputs, description, market
+from tests.training.templates import Trained
 from training import pipeline
 from training.dataset import build_dataset
 from training.errors import DatasetError, GatesNotPassed, RegistryUnavailable, TrainingError
 from training.registry import ModelRegistry
+from training.spec import ModelSpec
 
 pytestmark = pytest.mark.usefixtures("mlflow_ready")
 
@@ -26,14 +28,27 @@ LATER = AS_OF + timedelta(days=1)
 STUMP = {"max_iter": 3, "early_stopping": False, "learning_rate": 0.05}
 
 
+@pytest.fixture(scope="module")
+def trained() -> list[tuple[ModelSpec, Trained]]:
+    """What the small market as it is gave under the specs that have been trained from nothing so far."""
+    return []
+
+
 @pytest.fixture
-def candidate(stored, settings, spec):
+def candidate(stored, settings, spec, trained, tmp_path_factory):
     """Stores rows, trains and evaluates; returns what the gates said."""
 
     def make(rows: pl.DataFrame | None = None, as_of=AS_OF, spec=spec, **changes):
+        from_nothing = rows is None and as_of == AS_OF and not changes and not settings.datasets.exists()
+        known = [result for of, result in trained if of == spec] if from_nothing else []
+        if known:
+            return known[0].put(settings)
         stored(rows, as_of, **changes)
         pipeline.train(as_of, settings, spec)
-        return pipeline.evaluate(as_of, settings, spec)
+        evaluation = pipeline.evaluate(as_of, settings, spec)
+        if from_nothing:
+            trained.append((spec, Trained.of(settings, evaluation, tmp_path_factory.mktemp("trained"))))
+        return evaluation
 
     return make
 
