@@ -48,7 +48,7 @@ def tangled_orders(connection: Any, versions: ir.Table) -> pl.DataFrame:
     That is: two became known in the same microsecond, or in another order than they were recorded, one lacks what
     another told, or the id stands for several orders.
     """
-    suspects = connection.to_polars(_suspects(versions))
+    suspects: pl.DataFrame = connection.to_polars(_suspects(versions))
     if suspects.is_empty():
         return suspects
     found: pl.DataFrame = connection.to_polars(_tangled(versions.semi_join(ibis.memtable(suspects), "order_id")))
