@@ -35,11 +35,19 @@ class Trained:
         shutil.copyfile(self.directory / "db", _database(settings))
         with closing(sqlite3.connect(_database(settings))) as connection, connection:
             _replace_everywhere(connection, self.made_in, str(settings.data_dir))
+        # By the id of a run alone, which every copy has.
+        _forget_where_artifacts_are()
         return dict(json.loads(self.told))
 
 
 def _database(settings: Settings) -> str:
     return settings.mlflow_tracking_uri.removeprefix("sqlite:///")
+
+
+def _forget_where_artifacts_are() -> None:
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()
 
 
 def _replace_everywhere(connection: sqlite3.Connection, old: str, new: str) -> None:
