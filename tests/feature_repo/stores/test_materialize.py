@@ -248,8 +248,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a damaged page": (_damage_a_page, "cannot be read as Parquet"),
     "a column is missing": (_rewrite(lambda rows: rows.drop("orders")), r"has no columns \['orders'\]"),
     "another type": (_rewrite(lambda rows: rows.cast({"orders": pl.Float64})), "other column types"),
-    "naive times": (_rewrite(lambda rows: rows.cast({"created": pl.Datetime("us")})), "created has no time zone"),
-    "nanoseconds": (_rewrite(lambda rows: rows.cast({"event_timestamp": pl.Datetime("ns", "UTC")})), "in nanoseconds"),
+    "naive times": (_rewrite(lambda rows: rows.cast({"created": pl.Datetime("us")})), r"other column types .*created"),
+    "nanoseconds": (
+        _rewrite(lambda rows: rows.cast({"event_timestamp": pl.Datetime("ns", "UTC")})),
+        r"other column types .*event_timestamp",
+    ),
 }  # fmt: skip
 
 
@@ -297,7 +300,7 @@ def test_redis_that_dies_half_way_is_told_and_the_next_run_completes_it(
         if bar.desc.startswith("keys written") and bar.n >= 100:
             server.kill()
 
-    with pytest.raises(OnlineStoreUnavailable, match=rf"127\.0\.0\.1:{port} does not answer .*start it \(make up\)"):
+    with pytest.raises(OnlineStoreUnavailable, match=rf"127\.0\.0\.1:{port} does not answer .*start it"):
         materialize_with_bar(repository, STATS, kill)
     with pytest.raises(OnlineStoreUnavailable, match="does not answer"):
         repository.materialize(at(-60), at(1e6))
