@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     publication_delay_minutes: int = Field(default=10, ge=0, lt=60)
     live_publication_delay_minutes: int = Field(default=2, ge=0, lt=60)
 
-    # Ingestion: what counts as an outlier in time, see docs/orders.md. Versions with more than `span_gap_days` between
+    # Ingestion: what counts as an outlier in time, see docs/inputs.md. Versions with more than `span_gap_days` between
     # them and all others are set aside when they are fewer than this share of the largest group; with more than
     # `span_max_gap_days` between two groups, nothing lands.
     span_gap_days: int = Field(default=45, ge=1)
