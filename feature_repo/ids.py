@@ -40,7 +40,7 @@ TOO_LARGE = "is a floating-point number so large that several ids become one: ex
 TRUTH = "is a truth value, not an id"
 _MISSING = "is how programs write that there is none: leave it empty (null_values in `read`, or nullif() in `columns`)"
 _SCIENTIFIC = "is a number in scientific notation, which has lost digits of the id: export it as text"
-_CONTROL = "holds a control character or a line break: is a quote missing in the file?"
+_CONTROL = "holds a control character: check how the file was written"
 _REPLACED = "holds U+FFFD, which stands for characters that were lost in a wrong encoding: check the encoding"
 _LONG = f"is longer than {MAX_ID_LENGTH} characters"
 _NO_ID = "is no text and no whole number"
@@ -50,6 +50,7 @@ _ROUNDED = re.compile(r"[+-]?\d+(?:[.,]\d+[eE][+-]?|[eE]\+)\d+")
 _WHOLE_FLOAT = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 # Variation selectors, joiners, fillers: nobody sees them, though Unicode does not call all of them format characters.
 _UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2060-\u206f\u3164\ufe00-\ufe0f\uffa0]")
+_BREAKS = re.compile("\\s*[\t\n\v\f\r\x85\u2028\u2029]\\s*")
 _BLANKS = dict.fromkeys(map(ord, "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"), " ")
 _BLANKS |= dict.fromkeys(map(ord, "\u202f\u205f\u2800\u3000"), " ")
 
@@ -120,7 +121,7 @@ def _read_text(text: str) -> str:
 def _visible(text: str) -> str:
     """`text` in its one form: composed, without what nobody sees, every blank the plain one, none at its ends."""
     seen = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
-    return unicodedata.normalize("NFC", _UNSEEN.sub("", seen)).translate(_BLANKS).strip()
+    return unicodedata.normalize("NFC", _BREAKS.sub(" ", _UNSEEN.sub("", seen)).translate(_BLANKS)).strip()
 
 
 def _too_large(text: str) -> bool:
