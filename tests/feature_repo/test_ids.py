@@ -43,8 +43,8 @@ REFUSED = {
     "1.0E5": "scientific notation",
     "100000000000000000.0": "so large that several ids become one",
     "-inf": "is no number",
-    **dict.fromkeys(MISSING_WORDS, "how programs write that there is none"),
-    **dict.fromkeys(TRUTH_WORDS, "truth value"),
+    **dict.fromkeys(sorted(MISSING_WORDS), "how programs write that there is none"),
+    **dict.fromkeys(sorted(TRUTH_WORDS), "truth value"),
 }
 NUMBERS = {5: "5", 2**63: str(2**63), 42.0: "42", -0.0: "0", 2.0**53 - 1: str(2**53 - 1), Decimal("7.00"): "7"}
 NO_NUMBERS = [
