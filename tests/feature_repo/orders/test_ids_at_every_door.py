@@ -19,7 +19,8 @@ from tests.feature_repo.orders.builders import NOON, complete, land, placed
 from tests.feature_repo.test_ids import CHANGED, REFUSED, SAME
 
 PLACED = "2026-05-04 12:00:00"
-WRITABLE = [text for text in (*SAME, *CHANGED, *REFUSED) if not set(text) & set('\r\n\x00\x85\u2028\ud800"') and text != "x" * 129]
+_UNWRITABLE = set('\r\n\x00\x85\u2028\ud800"')
+WRITABLE = [text for text in (*SAME, *CHANGED, *REFUSED) if not set(text) & _UNWRITABLE and text != "x" * 129]
 FLOATS = [1.0, 42.0, -0.0, 2.0**53 - 1, 2.0**53, 1e17, 1.5, float("nan"), float("inf"), None]
 SINGLES = [7.0, 2.0**24 - 1, 2.0**24, 0.5, None]
 INTEGERS = [0, 5, -3, 2**62, None]
