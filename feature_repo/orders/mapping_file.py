@@ -53,6 +53,8 @@ def _zone(name: str) -> str:
 def _format(text: str) -> str:
     if text not in UNIX_FORMATS and "%" not in text:
         raise ValueError(f"{text!r} is no time format; write one like '%d.%m.%Y %H:%M', or one of {UNIX_FORMATS}")
+    if "%I" in text and "%p" not in text:
+        raise ValueError(f"{text!r} has %I, an hour of twelve, without %p: 01:10 may be by night or by day")
     return text
 
 

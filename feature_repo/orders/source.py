@@ -8,7 +8,8 @@ shown when it does not convert; Parquet and DuckDB tables keep their types. Rows
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -58,12 +59,14 @@ def load_source(connection: duckdb.DuckDBPyConnection, orders: str, read: Read, 
     if read.format == "sql":
         load_database(connection, parts, orders, read)
     else:
+        headers: dict[Path, Sequence[str]] = {}
         for path in _existing_files(orders):
             extra = _path_columns(path)
             if read.format == "csv":
-                load_csv(parts, path, read, extra)
+                headers[path] = load_csv(parts, path, read, extra)
             else:
                 load_parquet(connection, parts, path, int96, extra)
+        _require_common_columns(headers)
     parts.finish()
     if count_rows(connection) == 0 and not connection.execute("SELECT 1 FROM broken_lines LIMIT 1").fetchone():
         raise MappingError(f"{hide_password(orders)} has no rows: {_what_it_has(connection, read)}")
@@ -140,6 +143,19 @@ def _existing_files(orders: str) -> list[Path]:
     if empty:
         raise MappingError(f"{empty[0]} is an empty file: take it out, or write it again")
     return files
+
+
+def _require_common_columns(headers: Mapping[Path, Sequence[str]]) -> None:
+    """A file without a header loses its first row to it, and its columns are those of no other file."""
+    counts = Counter(name.casefold() for names in headers.values() for name in names)
+    alien = [path for path, names in headers.items() if all(counts[name.casefold()] == 1 for name in names)]
+    if len(headers) > 1 and alien:
+        other = next(path for path in headers if path != alien[-1])
+        raise MappingError(
+            f"{alien[-1]}: none of its columns {list(headers[alien[-1]])} is in another file ({other} has "
+            f"{list(headers[other])}): if its first line is a row, write the header above it; if it is another kind of "
+            "file, leave it out"
+        )
 
 
 def _path_columns(path: Path) -> dict[str, str | None]:

@@ -131,7 +131,7 @@ def _constant(connection: duckdb.DuckDBPyConnection, source: Source) -> str | No
 
 
 def _type_of(connection: duckdb.DuckDBPyConnection, sql: str, place: str, value: str | None = None) -> str:
-    query = f"SELECT {sql} AS value, {ROW} FROM source"
+    query = f"SELECT {sql} AS __value, {ROW} FROM source"
     try:
         if len(connection.extract_statements(query)) != 1:
             raise MappingError(f"{place}: {value!r} is more than one expression")
@@ -150,11 +150,11 @@ def _explain(connection: duckdb.DuckDBPyConnection, error: str, value: str) -> s
         return f"the source has no column {value!r}, and it is no SQL expression.{hint} It has {columns}"
     if any(sign in error for sign in ("window functions", "volatile", "GROUP BY", "aggregates are not allowed")):
         return f"{value!r} must give one value from one row: no aggregates, window functions or random values"
-    first = error.strip().splitlines()[0]
+    said = " ".join(re.split(r"\s*\bLINE \d+:", error, maxsplit=1)[0].split())
     hint = (
         "; columns of a CSV file are text: write TRY_CAST(column AS DOUBLE)" if "No function matches" in error else ""
     )
-    return f"{value!r} is no valid SQL expression: {first}{hint}"
+    return f"{value!r} is no valid SQL expression: {said}{hint}"
 
 
 def _no_column(name: str, columns: list[str]) -> str:

@@ -21,7 +21,8 @@ _FIRST_UNIX_YEAR = 1990
 """From it to 2100 the numbers of seconds, milliseconds, micro- and nanoseconds have no value in common."""
 AMBIGUOUS_FORMAT, WRONG_UNIT = "ambiguous_time", "wrong_time_unit"
 _TIME_ZONE = r"\d:\d\d(?::\d\d(?:[.,]\d+)?)?\s*(?:[zZ]|UTC|GMT|[+-]\d\d(?::?\d\d){0,2})$"
-_NAIVE = r"[0-9Tt/ -]*(?::\d\d(?::\d\d(?:[.,]\d+)?)?)?"
+_NAIVE = r"[0-9Tt/ -]*:\d\d(?::\d\d(?:[.,]\d+)?)?"
+_DATE = r"[0-9/-]+"
 _NAMED_ZONE, _UTC = r"\d\s*[A-Za-z][A-Za-z_/]+$", r"(?i)\d\s*(?:utc|gmt)$"
 _MICROSECONDS = {"unix": 1_000_000.0, "unix_ms": 1_000.0, "unix_us": 1.0, "unix_ns": 0.001}
 
@@ -76,7 +77,7 @@ def unix(value: str, form: str, is_text: bool = True) -> str:
     factor, number = _MICROSECONDS[form], f"TRY_CAST({value} AS DOUBLE)"
     first = (datetime(_FIRST_UNIX_YEAR, 1, 1) - EARLIEST).total_seconds() * 1e6 / factor  # noqa: DTZ001
     last = (LATEST - EARLIEST).total_seconds() * 1e6 / factor
-    plain = f" AND NOT contains({value}, '_')" if is_text else ""
+    plain = f" AND NOT regexp_matches({value}, '[_eE]')" if is_text else ""
     fits = f"{number} >= {first:.0f} AND {number} < {last:.0f}{plain}"
     return f"CASE WHEN {fits} THEN make_timestamptz(CAST(round({number} * {factor}) AS BIGINT)) END"
 
@@ -101,7 +102,7 @@ def is_number_of_units(name: str, source: Source, times: Times) -> bool:
 
 def local(name: str, source: Source, times: Times) -> str:
     """SQL: the wall time of a naive value, null for other values."""
-    if source.kind == "DATE" or (source.kind.startswith("TIMESTAMP") and source.kind != "TIMESTAMP WITH TIME ZONE"):
+    if source.kind.startswith("TIMESTAMP") and source.kind != "TIMESTAMP WITH TIME ZONE":
         return f"CAST(raw_{name} AS TIMESTAMP)"
     if source.kind != "VARCHAR":
         return "CAST(NULL AS TIMESTAMP)"
@@ -139,10 +140,14 @@ def reason(name: str, source: Source, times: Times) -> str:
     if times.has_odd_hours:
         reasons.append(f"WHEN hour_{name} = '{clocks.AMBIGUOUS}' THEN {literal(_repeated(times.zone))}")
         reasons.append(f"WHEN hour_{name} = '{clocks.NONEXISTENT}' THEN {literal(_skipped(times.zone))}")
+    if source.kind == "DATE":
+        return literal(_ONLY_A_DATE)
     if source.kind == "VARCHAR":
         reasons += [_two_readings(f"text_{name}", pair) for pair in times.undecided]
         if not times.formats or any("%Z" in form for form in times.formats):
             reasons.append(f"WHEN {_names_zone(f'text_{name}')} THEN {literal(_ABBREVIATION)}")
+    if source.kind == "VARCHAR" and not times.formats:
+        reasons.append(f"WHEN {_is_date(f'text_{name}')} THEN {literal(_ONLY_A_DATE)}")
     if set(times.formats) & set(UNIX_FORMATS):
         unit = _other_unit(name, times)
         told = f"concat({plain}, ': as ', {unit}, ' it would be one between {_FIRST_UNIX_YEAR} and {LATEST.year}')"
@@ -150,6 +155,10 @@ def reason(name: str, source: Source, times: Times) -> str:
     return f"CASE {' '.join(reasons)} ELSE {plain} END" if reasons else plain
 
 
+_ONLY_A_DATE = (
+    " is a date without a time of day: map a column that has both, or, if midnight is what is meant, write "
+    "CAST(column AS TIMESTAMP)"
+)
 _ABBREVIATION = (
     " names its zone, and most such names stand for several: write an offset such as +02:00, or UTC, or make it a time "
     "with an expression"
@@ -219,6 +228,11 @@ def _other_unit(name: str, times: Times) -> str:
     others = [form for form in UNIX_FORMATS if form not in times.formats]
     cases = (f"WHEN {unix(f'text_{name}', form)} IS NOT NULL THEN '{form}'" for form in others)
     return f"CASE {' '.join(cases)} END" if others else "CAST(NULL AS VARCHAR)"
+
+
+def _is_date(text: str) -> str:
+    """SQL: whether a text is a date and nothing else."""
+    return f"(regexp_full_match({text}, {literal(_DATE)}) AND TRY_CAST({text} AS DATE) IS NOT NULL)"
 
 
 def _names_zone(text: str) -> str:

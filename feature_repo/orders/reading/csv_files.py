@@ -27,7 +27,7 @@ from feature_repo.orders.reading.sql import file_name, literal
 _CHUNK_ROWS = 50_000
 
 
-def load_csv(parts: Parts, path: Path, read: Read, extra: Mapping[str, str | None]) -> None:
+def load_csv(parts: Parts, path: Path, read: Read, extra: Mapping[str, str | None]) -> list[str]:
     """Add a CSV file's rows to the source, and its lines that are no rows to `broken_lines`.
 
     Parameters
@@ -37,6 +37,11 @@ def load_csv(parts: Parts, path: Path, read: Read, extra: Mapping[str, str | Non
     read : Read
     extra : mapping of str to str or None
         Values of columns that the file's path says.
+
+    Returns
+    -------
+    list of str
+        The file's own columns.
 
     Raises
     ------
@@ -51,6 +56,7 @@ def load_csv(parts: Parts, path: Path, read: Read, extra: Mapping[str, str | Non
         counts = file.count()
         if not (file.is_plain(counts) and file.load_at_once(counts)):
             file.load_line_by_line(counts)
+        return head.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ class _File:
         for line in parse(self.text, self.head.dialect, self.head.lines):
             if line.kind is not Kind.ROW or len(line.fields) == width == names:
                 yield line
-            elif len(line.fields) == width and not any(line.fields[names:]):
+            elif len(line.fields) > names and not any(line.fields[names:]):
                 yield Line(line.kind, line.number, line.text, line.fields[:names], line.height)
             else:
                 fault = explain_width(line.fields, names, self.head.dialect)

@@ -68,6 +68,12 @@ class _Layout:
         return max((number for number, name in enumerate(self.header.fields, 1) if name.strip(_BLANKS)), default=0)
 
     @property
+    def used(self) -> int:
+        """Fields of the header up to the last that has a name, or a value below it."""
+        values = (number for row in self.rows for number, value in enumerate(row.fields, 1) if value)
+        return min(max(self.named, max(values, default=0)), self.header_width)
+
+    @property
     def deviation(self) -> tuple[int, int]:
         """How much has to be left out for this layout to be right."""
         return len(self.titles), sum(row.kind is Kind.BROKEN for row in self.rows)
@@ -247,7 +253,7 @@ def _no_header(path: Path, skip: int, read: Read) -> str:
 
 def _names(shown: Path, layout: _Layout, notes: list[str]) -> list[str]:
     """A name for each column: a repeated one is told apart by its position, so that nobody takes the wrong of two."""
-    names = [name.strip(_BLANKS) for name in layout.header.fields[: layout.named]]
+    names = [name.strip(_BLANKS) for name in layout.header.fields[: layout.used]]
     counts = Counter(name.casefold() for name in names)
     repeated = [name for name in names if name and counts[name.casefold()] > 1]
     if repeated:

@@ -59,6 +59,10 @@ SEMICOLONS = PLAIN.replace(",", ";")
         (lines(f"{HEADER},", f"{FIRST},", f"{SECOND},"), {}),
         (lines(HEADER, f"{FIRST},", f"{SECOND},"), {}),
         (lines(HEADER, f"{FIRST},,", f"{SECOND},,"), {}),
+        (lines(HEADER, f"{FIRST},", SECOND), {}),
+        (lines(HEADER, FIRST, f"{SECOND},,"), {}),
+        (lines(f"{HEADER},", f"{FIRST},a note", f"{SECOND},"), {}),
+        (lines(f"{HEADER},,", f"{FIRST},,a note", f"{SECOND},,"), {}),
         (PLAIN.replace("r1", '"r1"').replace("1,", '"1",', 1), {}),
         (PLAIN.replace("r1", "'r1'"), {"quote": "'"}),
         (lines("order,shop,placed,total,Total,note,note,,", f"{FIRST},,a,b,,", f"{SECOND},,c,d,,"), {"quote": '"'}),
@@ -187,10 +191,25 @@ def test_what_was_left_out_or_decided_is_told(intake):
     assert "  note: orders.csv: 2 comment lines left out" in intake.report.summary()
 
 
-def test_columns_beyond_the_header_s_names_have_to_be_empty(intake):
-    intake.read(lines(f"{HEADER},", f"{FIRST},", f"{SECOND},x"))
+def test_a_column_without_a_name_that_was_empty_so_far_has_to_stay_so(intake):
+    intake.read(lines(f"{HEADER},", *[f"{FIRST},"] * 250, f"{SECOND},x"))
     assert intake.rows() == ROWS[:1]
-    assert "line 3 of orders.csv is no row of this CSV file: it has 5 fields, and the header 4" in intake.reasons[0]
+    assert "line 252 of orders.csv is no row of this CSV file: it has 5 fields, and the header 4" in intake.reasons[0]
+
+
+def test_a_name_that_stands_twice_in_the_header_has_to_be_told_apart(intake):
+    with pytest.raises(MappingError, match=r"has no column 'total'.*'total \(field 4\)', 'Total \(field 5\)'"):
+        intake.read(lines(f"{HEADER},Total", f"{FIRST},1", f"{SECOND},2"))
+
+
+@pytest.mark.parametrize("headless", [lines(FIRST), lines(SECOND, "3,r3,2026-05-04 12:20,1.00")])
+@pytest.mark.parametrize("name", ["a.csv", "z.csv"])
+def test_a_file_without_a_header_among_others_does_not_lose_its_first_row_to_it(intake, headless, name):
+    intake.write(headless, name)
+    for other in ("m.csv", "n.csv"):
+        intake.write(PLAIN, other)
+    with pytest.raises(MappingError, match=rf"{name}: none of its columns .* is in another file .*write the header"):
+        intake.bring(intake.folder / "*.csv")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -170,7 +170,9 @@ def test_one_row_in_seconds_among_milliseconds_is_set_aside(settings):
     assert (report.first_known, report.landed) == (utc("2026-05-01 10:50"), 20)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "46146.5", "99999", "1_777_632_600", "1e9_", "soon", "∞"])
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "46146.5", "99999", "1_777_632_600", "1e9_", "1.777632e9", "1.77763E+09", "soon", "∞"]
+)
 def test_other_numbers_are_no_times(settings, text):
     assert read(settings, text, "1777632600", formats=["unix"])[0] == "unparsable"
 
@@ -333,3 +335,26 @@ def test_zones_whose_clocks_nobody_sets_have_no_such_hours(zone):
 )
 def test_odd_words_and_years_are_no_times(settings, text):
     assert read(settings, text, "2026-05-04 12:00") == ["unparsable", "2026-05-04 12:00"]
+
+
+@pytest.mark.parametrize("text", ["2026-05-04", "2026/05/04"])
+def test_a_date_is_no_time_unless_somebody_says_that_midnight_is_meant(settings, text):
+    assert read(settings, text, "2026-05-04 12:00") == ["unparsable", "2026-05-04 12:00"]
+    assert f'"{text}" is a date without a time of day' in reasons(settings)["1"]
+
+
+def test_a_typed_date_is_no_time_either(settings, tmp_path):
+    pl.DataFrame({"id": ["1"], "shop": ["r1"], "placed": [date(2026, 5, 4)]}).write_parquet(tmp_path / "o.parquet")
+    with pytest.raises(MappingError, match='"2026-05-04" is a date without a time of day: .*CAST.column AS TIMESTAMP'):
+        bring(tmp_path / "o.parquet", settings)
+    bring(tmp_path / "o.parquet", settings, columns={"placed_at": "CAST(placed AS TIMESTAMP)"})
+    assert landed(settings)["placed_at"].item() == utc("2026-05-04")
+
+
+def test_a_format_may_read_a_date_alone(settings):
+    assert read(settings, "04.05.2026", formats=["%d.%m.%Y"]) == ["2026-05-04 00:00"]
+
+
+def test_an_hour_of_twelve_needs_its_half_of_the_day(settings):
+    with pytest.raises(MappingError, match=r"has %I, an hour of twelve, without %p"):
+        read(settings, "05/04/2026 01:10", formats=["%m/%d/%Y %I:%M"])

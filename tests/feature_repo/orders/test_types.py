@@ -53,7 +53,6 @@ KINDS = [
     ("items", pa.array([3.0]), pa.array([4])),
     ("done", pa.nulls(1), pa.array([ZONED], pa.timestamp("us", "UTC"))),
     ("done", pa.nulls(1), pa.nulls(1)),
-    ("done", pa.array([PLACED.date() + dt.timedelta(1)]), pa.array([ZONED], pa.timestamp("us", "UTC"))),
     ("done", pa.array([PLACED], pa.timestamp("us")), pa.array([ZONED], pa.timestamp("ms", "Asia/Tokyo"))),
     ("done", pa.array([PLACED], pa.timestamp("ns")), pa.array(["2026-05-04T13:00:00+02:00"])),
     ("done", pa.array([ZONED], pa.timestamp("ns", "UTC")), pa.array([ZONED], pa.timestamp("s", "UTC"))),
