@@ -345,7 +345,7 @@ def test_a_date_is_no_time_unless_somebody_says_that_midnight_is_meant(settings,
 
 def test_a_typed_date_is_no_time_either(settings, tmp_path):
     pl.DataFrame({"id": ["1"], "shop": ["r1"], "placed": [date(2026, 5, 4)]}).write_parquet(tmp_path / "o.parquet")
-    with pytest.raises(MappingError, match='"2026-05-04" is a date without a time of day: .*CAST.column AS TIMESTAMP'):
+    with pytest.raises(MappingError, match=r'"2026-05-04" is a date without a time of day: .*CAST.column AS TIMESTAMP'):
         bring(tmp_path / "o.parquet", settings)
     bring(tmp_path / "o.parquet", settings, columns={"placed_at": "CAST(placed AS TIMESTAMP)"})
     assert landed(settings)["placed_at"].item() == utc("2026-05-04")
