@@ -17,6 +17,7 @@ from feature_repo.orders.source import literal
 
 EARLIEST, LATEST = datetime(1970, 1, 1), datetime(2100, 1, 1)  # noqa: DTZ001  in UTC, as SQL says below
 """A time outside is a parsing accident; as the first of all it would start a backfill decades ago."""
+_ZONED_KINDS = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
 _FIRST_UNIX_YEAR = 1990
 """From it to 2100 the numbers of seconds, milliseconds, micro- and nanoseconds have no value in common."""
 AMBIGUOUS_FORMAT, WRONG_UNIT = "ambiguous_time", "wrong_time_unit"
@@ -102,7 +103,7 @@ def is_number_of_units(name: str, source: Source, times: Times) -> bool:
 
 def local(name: str, source: Source, times: Times) -> str:
     """SQL: the wall time of a naive value, null for other values."""
-    if source.kind.startswith("TIMESTAMP") and source.kind != "TIMESTAMP WITH TIME ZONE":
+    if source.kind.startswith("TIMESTAMP") and source.kind not in _ZONED_KINDS:
         return f"CAST(raw_{name} AS TIMESTAMP)"
     if source.kind != "VARCHAR":
         return "CAST(NULL AS TIMESTAMP)"
@@ -190,8 +191,8 @@ def _zoned(name: str, source: Source, times: Times, unit: bool) -> str:
     if unit:
         units = [unix(f"raw_{name}", form, is_text=False) for form in times.formats if form in UNIX_FORMATS]
         return f"coalesce({', '.join(units)}, NULL)"
-    if source.kind == "TIMESTAMP WITH TIME ZONE":
-        return f"raw_{name}"
+    if source.kind in _ZONED_KINDS:
+        return f"CAST(raw_{name} AS TIMESTAMPTZ)"
     if source.kind != "VARCHAR":
         return ""
     text = f"text_{name}"
