@@ -52,6 +52,11 @@ def _test_files(path: Path) -> list[Path]:
     return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are no part of a case's name: packed ones hold the time at which they were packed."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _mlflow_leaves_no_address_behind() -> Iterator[None]:
     """MLflow notes its server's address in the environment, where the next test's settings would find it."""
