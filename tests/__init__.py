@@ -6,9 +6,13 @@ from pathlib import Path
 from tests.children import unhurried  # noqa: F401 (before anything imports Feast)
 
 _OF_WHO_RUNS_THEM = ("ETA_", "AIRFLOW_", "MLFLOW_", "FEAST_", "REDIS_URL")
-# A test sees the environment that it makes, not the installation or the tools of who runs it.
-for _name in [name for name in os.environ if name.startswith(_OF_WHO_RUNS_THEM)]:
-    del os.environ[_name]
+_IS_MADE = "TESTS_ENVIRONMENT_IS_MADE"
+# A test sees the environment that it makes, not the installation or the tools of who runs it. Once: what a test gives a
+# child process that imports this, such as the runner of DAGs, is meant.
+if _IS_MADE not in os.environ:
+    for _name in [name for name in os.environ if name.startswith(_OF_WHO_RUNS_THEM)]:
+        del os.environ[_name]
+    os.environ[_IS_MADE] = "1"
 
 # No library may call home from a test.
 os.environ.update(
