@@ -100,6 +100,7 @@ def _id_and_fault(value: Any, exact: int | None) -> tuple[str | None, str | None
 
 
 def _tell(read: pl.DataFrame, name: str, path: Path) -> None:
-    changed = read.filter(pl.col("id") != pl.col("value").cast(pl.String)).height
+    written = pl.col("value").cast(pl.String)
+    changed = read.filter(pl.col("id").ne_missing(written) & pl.col("fault").is_null()).height
     if changed:
         logger.warning("%s: %s was put into its one form in %d rows", path, name, changed)

@@ -47,8 +47,7 @@ BAD = {
     "no times": (dict.fromkeys(("placed_at", "accepted_at", "delivered_at")), "placed_at_not_null"),
     "not a number": ({"order_value": float("nan")}, "finite_numbers"),
     "an endless distance": ({"distance_km": float("inf")}, "finite_numbers"),
-    "an empty restaurant": ({"restaurant_id": ""}, "blank_id"),
-    "a blank driver": ({"driver_id": " "}, "blank_id"),
+    "an empty restaurant": ({"restaurant_id": ""}, "restaurant_id_not_null"),
 }
 
 
@@ -60,6 +59,13 @@ def test_every_bad_order_is_quarantined_under_its_rule_and_the_good_ones_go_on(s
     # The row with the clock ahead is read with the last hour of its folder's day.
     assert run(settings, Window(NOON + 11 * HOUR, NOON + 12 * HOUR))["quarantined"] == 1
     assert refused(settings) == {name: rule for name, (_, rule) in BAD.items()}
+
+
+def test_a_blank_id_is_none_as_in_every_other_file_and_told(settings, caplog):
+    land(settings, version("1", driver_id=" "), version("2", driver_id="\u00a0"), version("3", driver_id="d3"))
+    assert run(settings) == {"read": 3, "accepted": 3, "quarantined": 0}
+    assert orders_table(settings).read().sort("order_id")["driver_id"].to_list() == [None, None, "d3"]
+    assert "driver_id was put into its one form in 2 rows" in caplog.text
 
 
 def test_the_quarantine_has_the_row_as_it_came(settings):
