@@ -22,6 +22,7 @@ from feature_repo.quality import shift
 from feature_repo.transforms.coverage import Coverage, CoverageLost, left_out, read_coverage, write_coverage
 from feature_repo.transforms.replaced import read_replaced
 from feature_repo.transforms.tables import feature_table, tile_table
+from feature_repo.transforms.versions import note_span
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import DAY, HOUR, Window
 from tests.feature_repo.test_retraction import passing_suite
@@ -186,6 +187,7 @@ def test_a_damaged_record_of_empty_tables_can_be_deleted(landed) -> None:
 
 
 def test_live_values_wait_for_the_past_that_is_being_computed_and_are_missed_if_it_is_not(landed) -> None:
+    note_span(Window(START, START + DAY), landed)
     write_coverage(Coverage(START, START + DAY), landed)
     with exclusive(landed, "run", "backfilling"):
         assert "are being computed (process" in str(live.why_not(END, landed))
