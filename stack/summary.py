@@ -147,8 +147,8 @@ def _serving(story: Story) -> list[str]:
         return [*lines, "  no order was placed lately to ask about"]
     request, answer = story.example["request"], story.example["answer"]
     lines.append(
-        f"  asked now     order of {request.get('order_value')} at {request['restaurant_id']}, "
-        f"{_or_unknown(request.get('distance_km'))} km, placed {request['placed_at'][:16]}"
+        f"  asked now     order{_told(' of {}', request.get('order_value'))} at {request['restaurant_id']}"
+        f"{_told(', {} km', request.get('distance_km'))}, placed {request['placed_at'][:16]}"
     )
     if story.example["status_code"] != 200:
         return [*lines, f"  answered      {story.example['status_code']}: {answer.get('detail', answer)}"]
@@ -160,8 +160,8 @@ def _serving(story: Story) -> list[str]:
     return lines
 
 
-def _or_unknown(value: object) -> object:
-    return "unknown" if value is None else value
+def _told(words: str, value: object) -> str:
+    return "" if value is None else words.format(value)
 
 
 def _monitoring(monitoring: Mapping[str, Any]) -> list[str]:
