@@ -147,8 +147,8 @@ def _serving(story: Story) -> list[str]:
         return [*lines, "  no order was placed lately to ask about"]
     request, answer = story.example["request"], story.example["answer"]
     lines.append(
-        f"  asked now     order{_told(' of {}', request.get('order_value'))} at {request['restaurant_id']}"
-        f"{_told(', {} km', request.get('distance_km'))}, placed {request['placed_at'][:16]}"
+        f"  asked now     order{_if_told(' of {}', request.get('order_value'))} at {request['restaurant_id']}"
+        f"{_if_told(', {} km', request.get('distance_km'))}, placed {request['placed_at'][:16]}"
     )
     if story.example["status_code"] != 200:
         return [*lines, f"  answered      {story.example['status_code']}: {answer.get('detail', answer)}"]
@@ -160,7 +160,7 @@ def _serving(story: Story) -> list[str]:
     return lines
 
 
-def _told(words: str, value: object) -> str:
+def _if_told(words: str, value: object) -> str:
     return "" if value is None else words.format(value)
 
 

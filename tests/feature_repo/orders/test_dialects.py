@@ -116,7 +116,7 @@ def test_a_value_is_the_same_whether_the_file_keeps_the_rules_or_one_of_its_line
             "it has 5 fields, and the header 4; '21,50' looks like a number with a decimal",
         ),
         ("3,r1,2026-05-04 12:00,21,50,", "it has 6 fields, and the header 4"),
-        ("3,r1,2026-05-04 12:00,1,", "it has 5 fields, and the header 4"),
+        ("3,r1,2026-05-04 12:00,1,x", "it has 5 fields, and the header 4"),
         ("3,a, b,2026-05-04 12:00,1", "it has 5 fields, and the header 4: a value with ',' in it needs quotes"),
         ("3,r\x001,2026-05-04 12:00,1", "sign 4 is a NUL byte"),
         ("4 orders", "it has 1 fields, and the header 4"),
