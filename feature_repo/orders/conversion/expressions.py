@@ -102,9 +102,7 @@ def _require_id(connection: duckdb.DuckDBPyConnection, name: str, source: Source
     """Refuse what is no id in any row."""
     if source.kind == "BOOLEAN":
         raise MappingError(f"{place}: {source.text!r} is true or false, which is no id")
-    if source.kind.startswith(("DATE", "TIME", "INTERVAL", "BLOB", "BIT", "STRUCT", "MAP")) or source.kind.endswith(
-        "]"
-    ):
+    if source.kind.startswith(_NO_ID_KINDS) or source.kind.endswith("]"):
         raise MappingError(f"{place}: {source.text!r} has type {source.kind}, which is no id: make it text")
     try:
         constant = _constant(connection, source)
