@@ -6,6 +6,7 @@ pages of a suite stay, so neither the folder nor the time to write a page grows.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from feature_repo.quality.results import ValidationReport
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
+    from jinja2 import Template
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +80,18 @@ def _summary(report: ValidationReport) -> dict[str, Any]:
 
 def _render(report: ValidationReport, results: Sequence[ExpectationValidationResult]) -> str:
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view.view import DefaultJinjaPageView
 
     content = ValidationResultsPageRenderer().render(_joined(report, results))
-    view: Any = DefaultJinjaPageView(custom_views_directory=str(TEMPLATES))
     index = "../" * (report.suite.count("/") + 1) + "index.html"
-    return str(view.render(content, "data_docs.j2", report=report, verdict=report.verdict, index=index))
+    return str(_view().render(content, "data_docs.j2", report=report, verdict=report.verdict, index=index))
+
+
+@functools.cache
+def _view() -> Any:
+    """Templates are compiled when first used, which takes longer than to fill them in: once per process."""
+    from great_expectations.render.view.view import DefaultJinjaPageView
+
+    return DefaultJinjaPageView(custom_views_directory=str(TEMPLATES))
 
 
 def _joined(report: ValidationReport, results: Sequence[ExpectationValidationResult]) -> Any:
@@ -119,15 +127,19 @@ def _as_text(value: Any) -> Any:
 
 
 def _render_index(folder: Path) -> str:
-    from jinja2 import Environment, FileSystemLoader
-
     suites: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("**/*_*.html"), reverse=True):
         if page := _read_summary(path):
             page["link"] = path.relative_to(folder).as_posix()
             suites.setdefault(path.parent.relative_to(folder).as_posix(), []).append(page)
-    template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False).get_template("index.j2")
-    return template.render(suites=dict(sorted(suites.items(), reverse=True)))
+    return _index_template().render(suites=dict(sorted(suites.items(), reverse=True)))
+
+
+@functools.cache
+def _index_template() -> Template:
+    from jinja2 import Environment, FileSystemLoader
+
+    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False).get_template("index.j2")
 
 
 def _read_summary(path: Path) -> dict[str, Any] | None:

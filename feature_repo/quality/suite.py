@@ -5,6 +5,7 @@ Great Expectations takes 9 seconds to import, so nothing here imports it before 
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import polars as pl
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
+    from great_expectations.core.batch_definition import BatchDefinition
     from great_expectations.datasource.fluent.interfaces import Batch
 
 MAX_EXAMPLES = 20
@@ -125,13 +127,19 @@ def _shortened(result: ExpectationValidationResult) -> ExpectationValidationResu
 
 
 def _batch(frame: pl.DataFrame) -> Batch:
+    return _whole_frame().get_batch({"dataframe": frame.to_pandas()})
+
+
+@functools.cache
+def _whole_frame() -> BatchDefinition[Any]:
+    """A batch is made of the frame alone: what asks for one can be made once per process."""
     import great_expectations
 
     _quiet()
     context = great_expectations.get_context(mode="ephemeral")
     context.variables.progress_bars = _no_progress_bars()
     asset = context.data_sources.add_pandas("memory").add_dataframe_asset("frame")
-    return asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame.to_pandas()})
+    return asset.add_batch_definition_whole_dataframe("whole")
 
 
 def _quiet() -> None:

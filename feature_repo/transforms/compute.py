@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 import polars as pl
-from ibis.backends.duckdb import Backend
 
 from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
@@ -20,7 +20,7 @@ from feature_repo.orders.columns import absent_columns
 from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import orders_table
 from feature_repo.transforms import facts, fold, state, tiles, windows
-from feature_repo.transforms.engine import accumulate, engine, keep, scan
+from feature_repo.transforms.engine import engine, evaluate, hand_over, keep, running_sums, scan, together
 from feature_repo.transforms.spec import ViewTransform
 from feature_repo.transforms.tables import (
     AS_OF,
@@ -64,15 +64,19 @@ def compute_tiles(
         By view, in the schema of its tile table.
     """
     first, table = window.start - facts.lookback(settings.lateness_horizon), orders_table(settings)
+    taken_back, absent = frozenset(corrections(settings)), frozenset(absent_columns(settings))
     with engine(settings) as connection:
-        versions = scan(connection, table, Moments(first, window.end if landed is None else window.start))
+        span = Moments(first, window.end if landed is None else window.start)
+        read = [scan(connection, table, span, "versions")]
         if landed is not None:
-            versions = ibis.union(versions, ibis.memtable(landed.select(list(table.schema))), distinct=False)
+            read.append(hand_over(connection, landed.select(list(table.schema)), "landed"))
+        versions = together(connection, "all_versions", read)
         tangled = fold.tangled_orders(connection, versions)
-        shown = facts.facts(versions, window, tangled, corrections(settings), absent_columns(settings))
-        known = keep(connection, shown)
+        orders = None if tangled.is_empty() else hand_over(connection, tangled, "tangled")
+        bounds = (int(window.start.timestamp()), int(window.end.timestamp()))
+        known = keep(connection, "known", facts.facts, [versions, orders], taken_back, absent, bounds=bounds)
         return {
-            view: _to_table(connection.to_polars(tiles.tiles(known, transform)), transform, settings)
+            view: _to_table(evaluate(connection, tiles.tiles, [known], transform), transform, settings)
             for view, transform in transforms.items()
         }
 
@@ -120,7 +124,7 @@ def keep_states(window: Window, settings: Settings, transforms: Mapping[str, Vie
     for transform in _with_state(transforms):
         table = state_table(transform, settings)
         with engine(settings) as connection:
-            frame = connection.to_polars(_state_at(connection, transform, midnight, settings))
+            frame = evaluate(connection, state.advance, _state_at(connection, transform, midnight, settings), transform)
         stamped = frame.with_columns(pl.lit(midnight, dtype=TIMESTAMP).alias(AS_OF))
         table.replace(Window(midnight, midnight + HOUR), stamped.select(list(table.schema)))
         for old in _snapshots(table)[:-SNAPSHOTS_KEPT]:
@@ -131,33 +135,56 @@ def _view_rows(transform: ViewTransform, window: Window, new: pl.DataFrame, sett
     start, end = ((instant - BEGINNING) // transform.step for instant in (window.start, window.end))
     table = tile_table(transform, settings)
     with engine(settings) as connection:
-        parts = [_numbered(ibis.memtable(new), transform)]
+        new_tiles = hand_over(connection, new, "new_tiles")
         first = windows.read_from(transform, start)
-        if first < start:
-            before = Moments(BEGINNING + first * transform.step, window.start)
-            parts.append(_numbered(scan(connection, table, before), transform))
-        seen = ibis.union(*parts, distinct=False) if len(parts) > 1 else parts[0]
-        base = _state_at(connection, transform, window.start, settings) if transform.lifetime else None
-        frame: pl.DataFrame = connection.to_polars(
-            windows.rows(seen, base, transform, start, end, accumulate(connection))
+        before = Moments(BEGINNING + first * transform.step, window.start)
+        old_tiles = scan(connection, table, before, "old_tiles") if first < start else None
+        state_then = _state_at(connection, transform, window.start, settings) if transform.lifetime else (None, None)
+        sums = running_sums(
+            connection,
+            _events,
+            [new_tiles, old_tiles, *state_then],
+            transform,
+            bounds=(start, end),
+            sums=windows.summed(transform),
+            maxima=windows.maxima(transform),
         )
+        frame = evaluate(connection, windows.rows, [sums], transform, bounds=(start, end))
     frame = frame.sort("at", maintain_order=True)
     at, delay = _instants("at", transform), publication_delay(transform.step, settings)
     stamped = frame.with_columns(at.alias(EVENT_TIME), (at + delay).alias(CREATED))
     return stamped.select(list(feature_table(transform, settings).schema))
 
 
-def _state_at(connection: Backend, transform: ViewTransform, instant: datetime, settings: Settings) -> ir.Table:
-    """The state as of `instant`: the newest snapshot before it, and the tiles since; all tiles without a snapshot."""
+def _events(
+    new: ir.Table,
+    old: ir.Table | None,
+    snapshot: ir.Table | None,
+    since: ir.Table | None,
+    transform: ViewTransform,
+    start: windows.Instant,
+    end: windows.Instant,
+) -> ir.Table:
+    """The events of a window (see `windows`) of tables as they are stored."""
+    base = None if since is None else state.advance(snapshot, since, transform)
+    parts = [tiles.numbered(part, transform) for part in (new, old) if part is not None]
+    return windows.events(ibis.union(*parts, distinct=False), base, transform, start, end)
+
+
+def _state_at(
+    connection: Any, transform: ViewTransform, instant: datetime, settings: Settings
+) -> tuple[ir.Table | None, ir.Table]:
+    """What the state as of `instant` follows from: the newest snapshot before it, and the tiles since, or all tiles."""
     snapshots = state_table(transform, settings)
     usable = [midnight for midnight in _snapshots(snapshots) if midnight <= instant]
     newest = usable[-1] if usable else None
-    base = scan(connection, snapshots, Window(newest, newest + HOUR)) if newest else None
-    since = newest or _first_day(tile_table(transform, settings))
-    span = Moments(since, instant) if since and since < instant else None
+    base = scan(connection, snapshots, Window(newest, newest + HOUR), "snapshot") if newest else None
     table = tile_table(transform, settings)
-    recent = scan(connection, table, span) if span else ibis.memtable(pl.DataFrame(schema=table.schema))
-    return state.advance(base, _numbered(recent, transform), transform)
+    since = newest or _first_day(table)
+    span = Moments(since, instant) if since and since < instant else None
+    if span is None:
+        return base, hand_over(connection, pl.DataFrame(schema=table.schema), "tiles_since")
+    return base, scan(connection, table, span, "tiles_since")
 
 
 def _first_day(table: PartitionedTable) -> datetime | None:
@@ -175,12 +202,6 @@ def _day(directory: str) -> datetime:
 
 def _with_state(transforms: Mapping[str, ViewTransform]) -> list[ViewTransform]:
     return [transform for transform in transforms.values() if transform.lifetime]
-
-
-def _numbered(stored: ir.Table, transform: ViewTransform) -> ir.Table:
-    """Tiles with their step as a number."""
-    step = int(transform.step.total_seconds())
-    return stored.mutate(tile=(fold.seconds(stored[TILE_START]) // step).cast("int64"))
 
 
 def _to_table(frame: pl.DataFrame, transform: ViewTransform, settings: Settings) -> pl.DataFrame:

@@ -5,24 +5,31 @@ Everything that is particular to an engine is here and in `spark`.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
 import polars as pl
+import pyarrow as pa
 
 from config import Settings
 from feature_repo.lake import PartitionedTable, require_readable
+from feature_repo.transforms.running import by_windows, in_one_pass
 from feature_repo.window import Window
 
 if TYPE_CHECKING:
-    import ibis.expr.types as ir
     from ibis.backends.duckdb import Backend
 
-    from feature_repo.transforms.running import Accumulate
+Build = Callable[..., ir.Table]
+"""Makes an expression: called with the tables it is of, what it depends on else, and if it has bounds, with these."""
+COMPILED_KEPT = 512
 
 
 class EngineMissing(RuntimeError):
@@ -52,57 +59,155 @@ def engine(settings: Settings) -> Iterator[Any]:
             raise
 
 
-def scan(connection: Any, table: PartitionedTable, window: Window | None) -> ir.Table:
-    """The rows of a table in a window (all rows without one); only the files of its days are opened.
+def scan(connection: Any, table: PartitionedTable, window: Window | None, name: str) -> ir.Table:
+    """The rows of a table in a window (all rows without one), by a name; only the files of its days are opened.
 
     Raises
     ------
     CorruptPartition
         A file is damaged or has another schema.
     """
-    import ibis
-
     table.scan(window)  # checks every file and names the bad one
     files = table.files(window)
     if not files:
-        return ibis.memtable(pl.DataFrame(schema=table.schema))
+        return hand_over(connection, pl.DataFrame(schema=table.schema), name)
     connection.scanned += files
-    if connection.name == "duckdb":
-        rows = connection.read_parquet([str(path) for path in files], hive_partitioning=False)
-    else:
+    if connection.name != "duckdb":
         rows = connection.read_files(files)
-    if window is None:
-        return rows
-    time = rows[table.time_column]
-    return rows.filter(time >= window.start, time < window.end)
+        time = rows[table.time_column]
+        return rows if window is None else rows.filter(time >= window.start, time < window.end)
+    paths = ", ".join(_quoted(str(path)) for path in files)
+    query = f"SELECT * FROM read_parquet([{paths}], hive_partitioning = false)"
+    if window is not None:
+        first, end = (f"TIMESTAMPTZ '{instant.isoformat()}'" for instant in (window.start, window.end))
+        query += f' WHERE "{table.time_column}" >= {first} AND "{table.time_column}" < {end}'
+    connection.raw_sql(f'CREATE TEMP VIEW "{name}" AS {query}')
+    return ibis.table(ibis.Schema.from_polars(table.schema), name=name)
 
 
-def keep(connection: Any, table: ir.Table) -> ir.Table:
+def hand_over(connection: Any, frame: pl.DataFrame, name: str) -> ir.Table:
+    """A frame as a table of that name."""
+    if connection.name != "duckdb":
+        return ibis.memtable(frame)
+    connection.con.register(name, frame.to_arrow())
+    return ibis.table(ibis.Schema.from_polars(frame.schema), name=name)
+
+
+def together(connection: Any, name: str, tables: Sequence[ir.Table]) -> ir.Table:
+    """The rows of several tables of one schema, by a name."""
+    if connection.name != "duckdb":
+        return ibis.union(*tables, distinct=False)
+    union = " UNION ALL BY NAME ".join(f'FROM "{table.get_name()}"' for table in tables)
+    connection.raw_sql(f'CREATE TEMP VIEW "{name}" AS {union}')
+    return ibis.table(tables[0].schema(), name=name)
+
+
+def evaluate(
+    connection: Any,
+    build: Build,
+    tables: Sequence[ir.Table | None],
+    *others: Hashable,
+    bounds: tuple[int, int] | None = None,
+) -> pl.DataFrame:
+    """The rows of an expression.
+
+    For DuckDB it is built and compiled once per process, which takes longer than to run it over the rows of an hour.
+
+    Parameters
+    ----------
+    connection : Backend
+    build : callable
+        Called with the tables, the others and the bounds. It depends on nothing else.
+    tables : sequence of ibis table
+        As `scan`, `hand_over` and `keep` return them, or None in the place of one that is not there.
+    *others : hashable
+    bounds : tuple of int, optional
+        The start and end of a window, as numbers.
+
+    Returns
+    -------
+    polars.DataFrame
+    """
+    if connection.name != "duckdb":
+        frame: pl.DataFrame = connection.to_polars(build(*tables, *others, *(bounds or ())))
+        return frame
+    sql, schema = _prepared(connection, build, tables, others, bounds)
+    found = pl.from_arrow(connection.con.sql(sql).to_arrow_table().cast(schema))
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def keep(
+    connection: Any,
+    name: str,
+    build: Build,
+    tables: Sequence[ir.Table | None],
+    *others: Hashable,
+    bounds: tuple[int, int] | None = None,
+) -> ir.Table:
     """The rows of an expression, computed now, for use in several others. They go with the connection."""
     if connection.name != "duckdb":
-        kept: ir.Table = connection.keep(table)
+        kept: ir.Table = connection.keep(build(*tables, *others, *(bounds or ())))
         return kept
-    # Not `Table.cache`: to drop its table, Ibis 12 sends a statement that DuckDB 2.0 cannot parse.
-    made: ir.Table = connection.create_table("kept", table, temp=True)
-    return made
+    sql, schema = _prepared(connection, build, tables, others, bounds)
+    connection.raw_sql(f'CREATE TEMP TABLE "{name}" AS {sql}')
+    return ibis.table(ibis.Schema.from_pyarrow(schema), name=name)
 
 
-def accumulate(connection: Any) -> Accumulate:
-    """How this engine takes running sums: DuckDB hands the events over, in order, and gets the sums back."""
-    import ibis
+def running_sums(
+    connection: Any,
+    events: Build,
+    tables: Sequence[ir.Table | None],
+    *others: Hashable,
+    bounds: tuple[int, int],
+    sums: Sequence[str],
+    maxima: Sequence[str],
+) -> ir.Table:
+    """The running values (see `running`) of an expression's events: DuckDB hands them over and gets the sums back."""
+    if connection.name != "duckdb":
+        return by_windows(events(*tables, *others, *bounds), sums, maxima)
+    found = evaluate(connection, events, tables, *others, bounds=bounds)
+    return hand_over(connection, in_one_pass(found, sums, maxima), "sums")
 
-    from feature_repo.transforms.running import by_windows, in_one_pass
 
-    def handed_over(events: ir.Table, sums: Sequence[str], maxima: Sequence[str]) -> ir.Table:
-        return ibis.memtable(in_one_pass(connection.to_polars(events.order_by("key", "at")), sums, maxima))
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def window_start() -> dt.int64:
+    """The first of the bounds that an expression is evaluated with, so that the SQL is the same for all of them."""
 
-    return handed_over if connection.name == "duckdb" else by_windows
+
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def window_end() -> dt.int64:
+    """The second one."""
+
+
+def _prepared(
+    connection: Any,
+    build: Build,
+    tables: Sequence[ir.Table | None],
+    others: tuple[Hashable, ...],
+    bounds: tuple[int, int] | None,
+) -> tuple[str, pa.Schema]:
+    for function, number in zip((window_start, window_end), bounds or (), strict=False):
+        connection.raw_sql(f"CREATE OR REPLACE TEMP MACRO {function.__name__}() AS CAST({number} AS BIGINT)")
+    kinds = tuple(None if table is None else (table.get_name(), table.schema()) for table in tables)
+    return _compiled(build, kinds, others, bounds is not None)
+
+
+@functools.lru_cache(COMPILED_KEPT)
+def _compiled(
+    build: Build, tables: tuple[tuple[str, ibis.Schema] | None, ...], others: tuple[Hashable, ...], bounded: bool
+) -> tuple[str, pa.Schema]:
+    named = [None if table is None else ibis.table(table[1], name=table[0]) for table in tables]
+    expression = build(*named, *others, *((window_start(), window_end()) if bounded else ()))
+    return str(ibis.to_sql(expression, dialect="duckdb")), expression.schema().to_pyarrow()
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 @contextmanager
 def _duckdb(settings: Settings, spill: Path) -> Iterator[Backend]:
-    import ibis
-
     limit = {"memory_limit": f"{settings.engine_memory_gib}GiB"} if settings.engine_memory_gib else {}
     connection = ibis.duckdb.connect(temp_directory=str(spill), **limit)
     # Spark's name for it, and a cast that Ibis does not leave out (see `running.as_bigint`).

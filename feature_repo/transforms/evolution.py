@@ -21,15 +21,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import ibis
 import polars as pl
 
 from config import Settings
 from feature_repo.lake import PartitionedTable
 from feature_repo.orders.landing import write_atomically
-from feature_repo.transforms import compute, versions
+from feature_repo.transforms import compute, versions, windows
 from feature_repo.transforms.coverage import HistoryMissing, chunks, covered_hours
-from feature_repo.transforms.engine import engine
+from feature_repo.transforms.engine import engine, evaluate, hand_over
 from feature_repo.transforms.replaced import note_replaced
 from feature_repo.transforms.spec import NOW, Feature, Partial, Running, ViewTransform
 from feature_repo.transforms.tables import CREATED, EVENT_TIME, TILE_START, feature_table, row_window, tile_table
@@ -52,6 +51,9 @@ class _Columns(ViewTransform):
     """Some features of a view, at the instants and from the tiles of the whole view."""
 
     whole: ViewTransform | None = None
+
+    def __hash__(self) -> int:
+        return hash((super().__hash__(), self.whole))
 
     @property
     def windows(self) -> list[Any]:
@@ -279,13 +281,10 @@ def _values_of_nothing(transform: ViewTransform, settings: Settings) -> dict[str
     }
     if not columns:
         return {}
-    sums = ibis.memtable(pl.DataFrame([columns], schema=dict.fromkeys(columns, pl.Int64)))
-    values = {
-        name: feature.finish(*[sums[use.column] for use in feature.uses]).cast(feature.dtype)
-        for name, feature in transform.features.items()
-    }
+    nothing = pl.DataFrame([columns], schema=dict.fromkeys(columns, pl.Int64))
     with engine(settings) as connection:
-        return dict(connection.to_polars(sums.select(**values)).row(0, named=True))
+        sums = hand_over(connection, nothing, "nothing")
+        return evaluate(connection, windows.finished, [sums], transform).row(0, named=True)
 
 
 def _stored(table: PartitionedTable) -> PartitionedTable:

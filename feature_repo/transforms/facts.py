@@ -13,11 +13,10 @@ from datetime import timedelta
 
 import ibis
 import ibis.expr.types as ir
-import polars as pl
 
 from feature_repo.orders import identity
 from feature_repo.transforms.fold import seconds, states
-from feature_repo.window import DAY, HOUR, Window
+from feature_repo.window import DAY, HOUR
 
 PLACED = "placed"
 ACCEPTED = "accepted"
@@ -95,25 +94,27 @@ def lookback(lateness_horizon: timedelta) -> timedelta:
 
 def facts(
     versions: ir.Table,
-    window: Window,
-    tangled: pl.DataFrame,
-    corrections: Collection[str] = (),
-    absent: Collection[str] = (),
+    tangled: ir.Table | None,
+    corrections: Collection[str],
+    absent: Collection[str],
+    start: int | ir.IntegerScalar,
+    end: int | ir.IntegerScalar,
 ) -> ir.Table:
     """The facts that first became known in a window.
 
     Parameters
     ----------
     versions : ibis table
-        Order versions (`LAKE_SCHEMA`) known in `[window.start - lookback, window.end)`, in any order.
-    window : Window
-    tangled : polars.DataFrame
-        What `fold.tangled_orders` says of these versions.
-    corrections : collection of str, optional
+        Order versions (`LAKE_SCHEMA`) known in `[start - lookback, end)`, in any order.
+    tangled : ibis table or None
+        What `fold.tangled_orders` says of these versions; None if it names no order.
+    corrections : collection of str
         Columns that a later version may take back.
-    absent : collection of str, optional
+    absent : collection of str
         Columns that the source does not have. A fact that needs one is never shown: where nobody tells whether an
         order was accepted, a cancelled one was not declined.
+    start, end : int or ibis integer
+        Unix seconds.
 
     Returns
     -------
@@ -121,7 +122,6 @@ def facts(
         `known_second` (Unix), `ENTITY_KEYS`, `VALUES`, and one boolean column per fact, named after it.
         Several facts that became known together share a row; a fact is true in at most one row of its order.
     """
-    start, end = int(window.start.timestamp()), int(window.end.timestamp())
     firsts = _first_shown(
         _measure(states(versions, tangled, corrections), absent), back_to=start - int(OPEN_AT_MOST.total_seconds())
     )

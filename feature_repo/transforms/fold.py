@@ -18,6 +18,7 @@ import polars as pl
 
 from feature_repo.orders.fold import FOLDED, MAY_BE_UNKNOWN, RECORD_ORDER, STATUS_RANK
 from feature_repo.orders.identity import SAME_PLACING
+from feature_repo.transforms.engine import evaluate, hand_over
 
 TOLD = ("restaurant_id", "placed_at", "status", *MAY_BE_UNKNOWN)
 """Columns of a version that the fold gives back."""
@@ -48,22 +49,21 @@ def tangled_orders(connection: Any, versions: ir.Table) -> pl.DataFrame:
     That is: two became known in the same microsecond, or in another order than they were recorded, one lacks what
     another told, or the id stands for several orders.
     """
-    suspects: pl.DataFrame = connection.to_polars(_suspects(versions))
+    suspects = evaluate(connection, _suspects, [versions])
     if suspects.is_empty():
         return suspects
-    found: pl.DataFrame = connection.to_polars(_tangled(versions.semi_join(ibis.memtable(suspects), "order_id")))
-    return found
+    return evaluate(connection, _tangled, [versions, hand_over(connection, suspects, "suspects")])
 
 
-def states(versions: ir.Table, tangled: pl.DataFrame, corrections: Collection[str] = ()) -> ir.Table:
+def states(versions: ir.Table, tangled: ir.Table | None, corrections: Collection[str] = ()) -> ir.Table:
     """Each order as it was known after each of its versions.
 
     Parameters
     ----------
     versions : ibis table
         `LAKE_SCHEMA`, in any order.
-    tangled : polars.DataFrame
-        What `tangled_orders` says of them.
+    tangled : ibis table or None
+        What `tangled_orders` says of them; None if it names no order.
     corrections : collection of str, optional
         Columns that a later version may take back.
 
@@ -74,11 +74,10 @@ def states(versions: ir.Table, tangled: pl.DataFrame, corrections: Collection[st
         `TOLD`, and `position`, an integer by which an order's rows are ordered as they became known.
     """
     columns = ["order_id", "known_at", *TOLD]
-    if tangled.is_empty():
+    if tangled is None:
         return versions.select(*columns, position=unix_micros(versions.known_at))
-    orders = ibis.memtable(tangled)
-    alone = versions.anti_join(orders, "order_id")
-    apart = _fold(_numbered(_one_placing(versions.semi_join(orders, "order_id"))), corrections)
+    alone = versions.anti_join(tangled, "order_id")
+    apart = _fold(_numbered(_one_placing(versions.semi_join(tangled, "order_id"))), corrections)
     return ibis.union(
         alone.select(*columns, position=unix_micros(alone.known_at)),
         apart.select(*columns, "position"),
@@ -109,7 +108,8 @@ def _suspects(versions: ir.Table) -> ir.Table:
     return found.filter(found.versions > 1, functools.reduce(operator.or_, doubts)).select("order_id")
 
 
-def _tangled(versions: ir.Table) -> ir.Table:
+def _tangled(versions: ir.Table, suspects: ir.Table) -> ir.Table:
+    versions = versions.semi_join(suspects, "order_id")
     v = versions.mutate(told=_told(versions), rank=_rank(versions), placed=unix_micros(versions.placed_at))
     as_known = ibis.window(group_by="order_id", order_by=v.known_at)
     names = ("known_at", "updated_at", "told", "rank")

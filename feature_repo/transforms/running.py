@@ -3,27 +3,24 @@
 The step that costs most, so it exists twice. `by_windows` is an expression, for any engine. `in_one_pass` is for events
 that fit into this process, as those of one chunk do: DuckDB evaluates a window function for every row and column anew,
 by a tree of partial sums; over rows in order one addition is enough.
+
+Both go from events, the names of the columns to add up, and of those to take the maximum of, to their running values.
+Events have a string `key`, an int64 `at`, and int64 columns. The result has the same columns, one row per key and `at`,
+each column over all events of the key up to then (a maximum ignores nulls), and `until`, the key's next `at` or null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import polars as pl
 
-Accumulate = Callable[[ir.Table, Sequence[str], Sequence[str]], ir.Table]
-"""From events, the names of the columns to add up, and of those to take the maximum of, to their running values.
-
-Events have a string `key`, an int64 `at`, and int64 columns. The result has the same columns, one row per key and `at`,
-each column over all events of the key up to then (a maximum ignores nulls), and `until`, the key's next `at` or null.
-"""
-
 
 def by_windows(events: ir.Table, sums: Sequence[str], maxima: Sequence[str]) -> ir.Table:
-    """Running values as an expression; see `Accumulate`."""
+    """Running values as an expression."""
     moments = events.group_by("key", "at").agg(
         **{name: as_bigint(events[name].sum()) for name in sums}, **{name: events[name].max() for name in maxima}
     )
@@ -38,7 +35,7 @@ def by_windows(events: ir.Table, sums: Sequence[str], maxima: Sequence[str]) -> 
 
 
 def in_one_pass(events: pl.DataFrame, sums: Sequence[str], maxima: Sequence[str]) -> pl.DataFrame:
-    """Running values of a frame that is ordered by `key` and `at`; see `Accumulate`.
+    """Running values of a frame that is ordered by `key` and `at`.
 
     Sums run on from key to key; what they were before a key's first event is taken off. Integers wrap around on both
     ways alike, so that is exact even where all keys together leave 64 bits.

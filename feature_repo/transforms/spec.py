@@ -164,6 +164,9 @@ class ViewTransform:
         if self.windows and self.heartbeat < self.windows[-1]:
             raise ValueError(f"{self.view}: the heartbeat {self.heartbeat} is shorter than window {self.windows[-1]}")
 
+    def __hash__(self) -> int:
+        return hash((self.view, self.key, tuple(self.features.items()), self.heartbeat, self.beat, self.step))
+
     @property
     def running(self) -> list[Running]:
         """All running values that the features use, each once."""

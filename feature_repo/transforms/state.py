@@ -9,6 +9,7 @@ import ibis
 import ibis.expr.types as ir
 
 from feature_repo.transforms.spec import ViewTransform
+from feature_repo.transforms.tiles import numbered
 
 
 def advance(base: ir.Table | None, tiles: ir.Table, transform: ViewTransform) -> ir.Table:
@@ -19,6 +20,7 @@ def advance(base: ir.Table | None, tiles: ir.Table, transform: ViewTransform) ->
     base : ibis table or None
         State as of the first of these tiles; None for "nothing yet".
     tiles : ibis table
+        As they are stored.
     transform : ViewTransform
 
     Returns
@@ -27,6 +29,7 @@ def advance(base: ir.Table | None, tiles: ir.Table, transform: ViewTransform) ->
         The key, `last_tile` (the step of the entity's last tile) and the lifetime partials, one row per entity.
     """
     columns = [running.partial.column for running in transform.lifetime]
+    tiles = numbered(tiles, transform)
     parts = [tiles.select(transform.key, *columns, last_tile=tiles.tile)]
     if base is not None:
         parts.append(base.select(transform.key, *columns, "last_tile"))

@@ -11,7 +11,9 @@ import operator
 import ibis
 import ibis.expr.types as ir
 
+from feature_repo.transforms.fold import seconds
 from feature_repo.transforms.spec import Partial, ViewTransform
+from feature_repo.transforms.tables import TILE_START
 
 
 def tiles(facts: ir.Table, transform: ViewTransform) -> ir.Table:
@@ -36,6 +38,12 @@ def tiles(facts: ir.Table, transform: ViewTransform) -> ir.Table:
     return relevant.group_by(relevant[transform.key], tile=number).agg(
         **{partial.column: _reduce(relevant, partial) for partial in transform.partials}
     )
+
+
+def numbered(stored: ir.Table, transform: ViewTransform) -> ir.Table:
+    """Stored tiles, with their step as a number in `tile`."""
+    step = int(transform.step.total_seconds())
+    return stored.mutate(tile=(seconds(stored[TILE_START]) // step).cast("int64"))
 
 
 def _reduce(facts: ir.Table, partial: Partial) -> ir.Value:

@@ -6,6 +6,7 @@ mix. So each definition has a fingerprint, the tables record those of their rows
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -97,6 +98,7 @@ def rebuild_command(view: str) -> str:
     return f"python -m feature_repo rebuild {view}"
 
 
+@functools.cache
 def fingerprint(feature: Feature) -> str:
     """A hash of what a feature means: type, sums and finishing expression; not of how its source is written.
 

@@ -9,17 +9,18 @@ All instants and lengths here are numbers of the view's steps, instants counted 
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import ibis
 import ibis.expr.types as ir
 
-from feature_repo.transforms.running import Accumulate
-from feature_repo.transforms.spec import FIRST_BEAT, NOW, Now, Running, ViewTransform
+from feature_repo.transforms.spec import FIRST_BEAT, NOW, Running, ViewTransform
+
+Instant: TypeAlias = int | ir.IntegerScalar
 
 
-def rows(
-    tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start: int, end: int, accumulate: Accumulate
-) -> ir.Table:
-    """The rows of one view with `start < at <= end`.
+def events(tiles: ir.Table, base: ir.Table | None, transform: ViewTransform, start: Instant, end: Instant) -> ir.Table:
+    """What enters and what leaves the windows of one view up to `end`, ordered by `key` and `at`.
 
     Parameters
     ----------
@@ -28,9 +29,39 @@ def rows(
     base : ibis table or None
         The state as of `start` (see `state`); None for a view that carries none.
     transform : ViewTransform
-    start, end : int
-    accumulate : Accumulate
-        How to take the running sums: the engine knows.
+    start, end : int or ibis integer
+
+    Returns
+    -------
+    ibis table
+        As `running` takes them, with the columns `summed` and `maxima` of the view.
+    """
+    parts = [_standing(tiles, transform, start), _entering(tiles, transform, start)]
+    parts += [_leaving(tiles, transform, transform.steps(window), start, end) for window in transform.windows]
+    if base is not None:
+        parts.append(_carried(base, transform, start))
+    return ibis.union(*parts, distinct=False).order_by("key", "at")
+
+
+def summed(transform: ViewTransform) -> list[str]:
+    """Columns of the events that add up."""
+    return [running.column for running in transform.running if running.partial.kind != "last"]
+
+
+def maxima(transform: ViewTransform) -> list[str]:
+    """Columns of the events of which the highest counts."""
+    return ["last_tile", *(running.column for running in transform.running if running.partial.kind == "last")]
+
+
+def rows(sums: ir.Table, transform: ViewTransform, start: Instant, end: Instant) -> ir.Table:
+    """The rows of one view with `start < at <= end`.
+
+    Parameters
+    ----------
+    sums : ibis table
+        The running values of the view's events.
+    transform : ViewTransform
+    start, end : int or ibis integer
 
     Returns
     -------
@@ -39,18 +70,11 @@ def rows(
         left in it (the online store would otherwise keep the last value), and at every beat while the entity's last
         tile is younger than the heartbeat.
     """
-    parts = [_standing(tiles, transform, start), _entering(tiles, transform, start)]
-    parts += [_leaving(tiles, transform, transform.steps(window), start, end) for window in transform.windows]
-    if base is not None:
-        parts.append(_carried(base, transform, start))
-    maxima = [running.column for running in transform.running if running.partial.kind == "last"]
-    added = [running.column for running in transform.running if running.partial.kind != "last"]
-    sums = accumulate(ibis.union(*parts, distinct=False), added, ["last_tile", *maxima])
     rows = _with_heartbeats(sums, transform, end)
     return _finish(rows.filter(rows.at > start), transform)
 
 
-def read_from(transform: ViewTransform, start: int) -> int:
+def read_from(transform: ViewTransform, start: Instant) -> int:
     """The first tile that the rows after `start` depend on, beyond what the carried state tells."""
     spans = [transform.steps(window) for window in transform.windows]
     if not transform.lifetime:
@@ -58,7 +82,7 @@ def read_from(transform: ViewTransform, start: int) -> int:
     return start - max(spans, default=0)
 
 
-def _standing(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
+def _standing(tiles: ir.Table, transform: ViewTransform, start: Instant) -> ir.Table:
     """What the tiles before `start` add up to then, in one row per key: the windows begin with it."""
     old = tiles.filter(tiles.tile < start)
 
@@ -77,7 +101,7 @@ def _standing(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table
     )
 
 
-def _entering(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
+def _entering(tiles: ir.Table, transform: ViewTransform, start: Instant) -> ir.Table:
     new = tiles.filter(tiles.tile >= start)
     return new.select(
         key=new[transform.key],
@@ -87,7 +111,7 @@ def _entering(tiles: ir.Table, transform: ViewTransform, start: int) -> ir.Table
     )
 
 
-def _leaving(tiles: ir.Table, transform: ViewTransform, window: int, start: int, end: int) -> ir.Table:
+def _leaving(tiles: ir.Table, transform: ViewTransform, window: int, start: Instant, end: Instant) -> ir.Table:
     out = tiles.tile + 1 + window
     gone = tiles.filter(out > start, out <= end)
 
@@ -105,7 +129,7 @@ def _leaving(tiles: ir.Table, transform: ViewTransform, window: int, start: int,
     )
 
 
-def _carried(base: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
+def _carried(base: ir.Table, transform: ViewTransform, start: Instant) -> ir.Table:
     def value(running: Running) -> ir.Value:
         return base[running.partial.column] if running.window is None else _whole(0)
 
@@ -117,7 +141,7 @@ def _carried(base: ir.Table, transform: ViewTransform, start: int) -> ir.Table:
     )
 
 
-def _with_heartbeats(sums: ir.Table, transform: ViewTransform, end: int) -> ir.Table:
+def _with_heartbeats(sums: ir.Table, transform: ViewTransform, end: Instant) -> ir.Table:
     """Each row again at every beat at which it still holds and its entity is alive."""
     beat, first = transform.steps(transform.beat), int(FIRST_BEAT.timestamp() // transform.step.total_seconds())
     next_beat = ((sums.at - first) // beat + 1) * beat + first
@@ -128,20 +152,22 @@ def _with_heartbeats(sums: ir.Table, transform: ViewTransform, end: int) -> ir.T
     return sums.order_by("key").mutate(at=ibis.array([sums.at]).concat(beats).unnest())
 
 
+def finished(sums: ir.Table, transform: ViewTransform) -> ir.Table:
+    """The features alone, of running values."""
+    return sums.select(**_features(sums, transform))
+
+
 def _finish(sums: ir.Table, transform: ViewTransform) -> ir.Table:
-    def value(use: Running | Now) -> ir.Value:
-        return sums[use.column]
-
     sums = sums.mutate(**{NOW.column: sums.at * int(transform.step.total_seconds())})
-    return sums.select(
-        sums["key"].name(transform.key),
-        sums["at"],
-        **{
-            name: feature.finish(*[value(use) for use in feature.uses]).cast(feature.dtype)
-            for name, feature in transform.features.items()
-        },
-    )
+    return sums.select(sums["key"].name(transform.key), sums["at"], **_features(sums, transform))
 
 
-def _whole(value: int) -> ir.Value:
-    return ibis.literal(value, type="int64")
+def _features(sums: ir.Table, transform: ViewTransform) -> dict[str, ir.Value]:
+    return {
+        name: feature.finish(*[sums[use.column] for use in feature.uses]).cast(feature.dtype)
+        for name, feature in transform.features.items()
+    }
+
+
+def _whole(value: Instant) -> ir.Value:
+    return ibis.literal(value, type="int64") if isinstance(value, int) else value

@@ -14,7 +14,7 @@ from feature_repo.orders import fold, latest_orders, orders_table, read_landing
 from feature_repo.orders.mapping import bring_in
 from feature_repo.orders.schema import LAKE_SCHEMA
 from feature_repo.transforms import fold as on_engine
-from feature_repo.transforms.engine import engine
+from feature_repo.transforms.engine import engine, evaluate, hand_over
 from feature_repo.window import HOUR, Window
 from tests.feature_repo.orders.builders import NOON, lake_frame, minutes, placed, version
 from tests.feature_repo.transforms import oracle
@@ -152,11 +152,12 @@ def last(versions):
 
 @pytest.mark.parametrize("corrections", CORRECTIONS)
 def test_states_equal_brute_force(versions, tmp_path, corrections):
-    import ibis
-
-    table = ibis.memtable(pl.DataFrame([row for rows in versions.values() for row in rows], schema=LAKE_SCHEMA))
+    rows = pl.DataFrame([row for rows in versions.values() for row in rows], schema=LAKE_SCHEMA)
     with engine(Settings(data_dir=tmp_path)) as connection:
-        made = connection.to_polars(on_engine.states(table, on_engine.tangled_orders(connection, table), corrections))
+        table = hand_over(connection, rows, "versions")
+        tangled = on_engine.tangled_orders(connection, table)
+        orders = None if tangled.is_empty() else hand_over(connection, tangled, "tangled")
+        made = evaluate(connection, on_engine.states, [table, orders], frozenset(corrections))
     own_id = pl.col("order_id").str.split("\x1f").list.first()
     states = made.sort("position").with_columns(own_id, pl.col("is_asap").fill_null(True)).to_dicts()
     for order, rows in versions.items():

@@ -11,7 +11,7 @@ from config import Settings
 from feature_repo.orders.identity import SAME_PLACING
 from feature_repo.orders.schema import LAKE_SCHEMA
 from feature_repo.transforms import facts, fold
-from feature_repo.transforms.engine import engine
+from feature_repo.transforms.engine import engine, evaluate, hand_over
 from feature_repo.window import DAY, HOUR, Window
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -46,12 +46,13 @@ def known(minutes: float, **changes) -> dict:
 @pytest.fixture
 def compute(tmp_path):
     def run(*versions: dict, window: Window = WINDOW) -> pl.DataFrame:
-        import ibis
-
+        bounds = (int(window.start.timestamp()), int(window.end.timestamp()))
         with engine(Settings(data_dir=tmp_path)) as connection:
-            table = ibis.memtable(pl.DataFrame(list(versions), schema=LAKE_SCHEMA))
+            table = hand_over(connection, pl.DataFrame(list(versions), schema=LAKE_SCHEMA), "versions")
             tangled = fold.tangled_orders(connection, table)
-            return long(connection.to_polars(facts.facts(table, window, tangled)))
+            orders = None if tangled.is_empty() else hand_over(connection, tangled, "tangled")
+            shown = evaluate(connection, facts.facts, [table, orders], frozenset(), frozenset(), bounds=bounds)
+            return long(shown)
 
     return run
 

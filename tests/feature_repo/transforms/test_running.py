@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ibis
+import ibis.expr.types as ir
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from config import Settings
-from feature_repo.transforms.engine import accumulate, engine
+from feature_repo.transforms.engine import engine, evaluate, hand_over, running_sums
 from feature_repo.transforms.running import by_windows, in_one_pass
 
 SCHEMA = {"key": pl.String, "at": pl.Int64, "value": pl.Int64, "other": pl.Int64, "newest": pl.Int64}
@@ -25,12 +25,27 @@ EVENTS = st.lists(
 )
 
 
+COLUMNS = (("value", "other"), ("newest",))
+
+
+def all_windows(events: ir.Table) -> ir.Table:
+    return by_windows(events, *COLUMNS)
+
+
+def ordered(events: ir.Table, *_bounds: ir.IntegerScalar) -> ir.Table:
+    return events.order_by("key", "at")
+
+
+def every_row(sums: ir.Table) -> ir.Table:
+    return sums.order_by("key", "at")
+
+
 def both_ways(events: pl.DataFrame, configured: Settings) -> tuple[pl.DataFrame, pl.DataFrame]:
+    sums, maxima = COLUMNS
     with engine(configured) as connection:
-        found = [
-            connection.to_polars(way(ibis.memtable(events), ["value", "other"], ["newest"]))
-            for way in (by_windows, accumulate(connection))
-        ]
+        table = hand_over(connection, events, "events")
+        passed = running_sums(connection, ordered, [table], bounds=(0, 0), sums=sums, maxima=maxima)
+        found = evaluate(connection, all_windows, [table]), evaluate(connection, every_row, [passed])
     return tuple(frame.select("key", "at", "until", "value", "other", "newest").sort("key", "at") for frame in found)
 
 
