@@ -96,7 +96,8 @@ def hand_over(connection: Any, frame: pl.DataFrame, name: str) -> ir.Table:
 def together(connection: Any, name: str, tables: Sequence[ir.Table]) -> ir.Table:
     """The rows of several tables of one schema, by a name."""
     if connection.name != "duckdb":
-        return ibis.union(*tables, distinct=False)
+        # Of a file's instants Spark does not say that they are UTC, of a frame's it does.
+        return ibis.union(*[table.cast(tables[0].schema()) for table in tables], distinct=False)
     union = " UNION ALL BY NAME ".join(f'FROM "{table.get_name()}"' for table in tables)
     connection.raw_sql(f'CREATE TEMP VIEW "{name}" AS {union}')
     return ibis.table(tables[0].schema(), name=name)
@@ -190,13 +191,14 @@ def _prepared(
     for function, number in zip((window_start, window_end), bounds or (), strict=False):
         connection.raw_sql(f"CREATE OR REPLACE TEMP MACRO {function.__name__}() AS CAST({number} AS BIGINT)")
     kinds = tuple(None if table is None else (table.get_name(), table.schema()) for table in tables)
-    return _compiled(build, kinds, others, bounds is not None)
+    return compiled(build, kinds, others, bounds is not None)
 
 
 @functools.lru_cache(COMPILED_KEPT)
-def _compiled(
+def compiled(
     build: Build, tables: tuple[tuple[str, ibis.Schema] | None, ...], others: tuple[Hashable, ...], bounded: bool
 ) -> tuple[str, pa.Schema]:
+    """The SQL of an expression of tables with these names and columns, and the types of its rows."""
     named = [None if table is None else ibis.table(table[1], name=table[0]) for table in tables]
     expression = build(*named, *others, *((window_start(), window_end()) if bounded else ()))
     return str(ibis.to_sql(expression, dialect="duckdb")), expression.schema().to_pyarrow()

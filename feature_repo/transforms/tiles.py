@@ -41,9 +41,9 @@ def tiles(facts: ir.Table, transform: ViewTransform) -> ir.Table:
 
 
 def numbered(stored: ir.Table, transform: ViewTransform) -> ir.Table:
-    """Stored tiles, with their step as a number in `tile`."""
+    """Stored tiles, with their step as a number, `tile`, in place of the instant."""
     step = int(transform.step.total_seconds())
-    return stored.mutate(tile=(seconds(stored[TILE_START]) // step).cast("int64"))
+    return stored.mutate(tile=(seconds(stored[TILE_START]) // step).cast("int64")).drop(TILE_START)
 
 
 def _reduce(facts: ir.Table, partial: Partial) -> ir.Value:

@@ -6,15 +6,18 @@ import importlib.util
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import ibis.expr.types as ir
+import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 
 from config import Settings
-from feature_repo.transforms import compute
-from feature_repo.transforms.engine import EngineMissing, engine
+from feature_repo.transforms import compute, windows
+from feature_repo.transforms.engine import EngineMissing, compiled, engine, evaluate, hand_over
 from feature_repo.transforms.tables import feature_table, row_window, state_table, tile_table
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import DAY, Window
@@ -53,6 +56,38 @@ def _computed(settings: Settings) -> Settings:
             feature_table(transform, settings).replace(row_window(chunk, transform), rows[view])
         compute.keep_states(chunk, settings)
     return settings
+
+
+def within(numbers: ir.Table, factor: int, start: ir.IntegerScalar, end: ir.IntegerScalar) -> ir.Table:
+    return numbers.filter(numbers.n > start, numbers.n <= end).select(n=numbers.n * factor).order_by("n")
+
+
+def test_what_is_compiled_once_is_evaluated_anew_for_other_rows_bounds_and_arguments(tmp_path: Path) -> None:
+    few, many = pl.DataFrame({"n": [1, 2, 3]}), pl.DataFrame({"n": range(6)})
+    cases = [
+        (few, 1, (0, 2), [1, 2]),
+        (many, 1, (0, 2), [1, 2]),
+        (many, 1, (2, 9), [3, 4, 5]),
+        (few, 10, (1, 9), [20, 30]),
+    ]
+    before = compiled.cache_info().misses
+    for frame, factor, bounds, expected in cases:
+        with engine(Settings(data_dir=tmp_path)) as connection:
+            numbers = hand_over(connection, frame, "numbers")
+            assert evaluate(connection, within, [numbers], factor, bounds=bounds)["n"].to_list() == expected
+    assert compiled.cache_info().misses - before == 2  # one for each factor
+
+
+def test_views_that_differ_in_one_expression_are_told_apart(tmp_path: Path) -> None:
+    view = TRANSFORMS["zone_stats"]
+    feature = view.features["order_count_1h"]
+    doubled = replace(feature, finish=lambda *uses: feature.finish(*uses) * 2)
+    other = replace(view, features={**view.features, "order_count_1h": doubled})
+    sums = pl.DataFrame([{running.column: 3 for running in view.running}])
+    with engine(Settings(data_dir=tmp_path)) as connection:
+        table = hand_over(connection, sums, "sums")
+        found = [evaluate(connection, windows.finished, [table], one)["order_count_1h"].item() for one in (view, other)]
+    assert found == [3, 6]
 
 
 def test_without_java_the_message_says_what_to_install(tmp_path, monkeypatch) -> None:
