@@ -20,6 +20,7 @@ from feature_repo.transforms.spec import LIVE_STEP
 from feature_repo.transforms.tables import CREATED, EVENT_TIME, feature_table
 from feature_repo.transforms.views import LIVE
 from feature_repo.window import DAY, HOUR, Moments, Window
+from tests.conftest import free_port
 
 LAST = datetime(2026, 5, 1, 18, tzinfo=UTC)
 START = LAST - 5 * HOUR
@@ -204,9 +205,10 @@ def test_an_instant_between_two_steps_is_refused(running: Settings):
 def test_a_dead_redis_is_named(running: Settings, monkeypatch: pytest.MonkeyPatch):
     from config import get_settings
 
-    monkeypatch.setenv("ETA_REDIS_URL", "redis://127.0.0.1:1/0")
+    port = free_port()
+    monkeypatch.setenv("ETA_REDIS_URL", f"redis://127.0.0.1:{port}/0")
     get_settings.cache_clear()
-    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
+    with pytest.raises(ConnectionError, match=rf"127\.0\.0\.1:{port}"):
         live.refresh(LAST, get_settings())
 
 

@@ -18,6 +18,7 @@ from feature_repo.orders.columns import mapping_record
 from plugins.loop_state import Section, _champion_of, loop_state
 from plugins.notify import Alert, send_alert
 from plugins.page import create_app, render
+from tests.conftest import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SLUG = "20260501T00_20260502T00"
@@ -79,8 +80,9 @@ def test_a_damaged_file_hides_only_its_own_section(house) -> None:
 
 
 def test_a_registry_that_does_not_answer_is_named(tmp_path) -> None:
-    settings = Settings(data_dir=tmp_path, mlflow_tracking_uri_override="http://127.0.0.1:1")
-    assert facts(settings)["Champion"]["registry"].startswith("MLflow does not answer at http://127.0.0.1:1")
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    settings = Settings(data_dir=tmp_path, mlflow_tracking_uri_override=nowhere)
+    assert facts(settings)["Champion"]["registry"].startswith(f"MLflow does not answer at {nowhere}")
 
 
 def test_values_and_addresses_are_escaped() -> None:

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from config import Settings
+from tests.conftest import free_port
 from tests.training.conftest import AS_OF, PEAK, TRAILING_MEAN, described_inputs, description, market
 from tests.training.templates import Trained
 from training import pipeline
@@ -513,9 +514,10 @@ def test_mlflow_gone_at_the_evaluation_decides_nothing(stored, settings, spec, m
 
 
 def test_without_mlflow_nothing_is_begun(settings, spec, monkeypatch):
-    dead = Settings(mlflow_tracking_uri_override="http://127.0.0.1:9", data_dir=settings.data_dir)
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    dead = Settings(mlflow_tracking_uri_override=nowhere, data_dir=settings.data_dir)
     monkeypatch.setattr(pipeline.datasets, "build_dataset", lambda *_: pytest.fail("began"))
-    with pytest.raises(RegistryUnavailable, match=r"MLflow at http://127.0.0.1:9 does not answer.*make up"):
+    with pytest.raises(RegistryUnavailable, match=rf"MLflow at {nowhere} does not answer.*make up"):
         pipeline.build_dataset(AS_OF, dead, spec)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from config import Settings
+from tests.conftest import free_port
 from tests.training.conftest import AS_OF, description
 from training import __main__ as command_line
 from training.errors import (
@@ -211,9 +212,8 @@ def test_lineage_is_a_tree_down_to_the_order_partitions(three):
 
 
 def test_a_dead_server_is_reported_by_every_call_after_few_retries(settings):
-    dead = ModelRegistry(
-        Settings(mlflow_tracking_uri_override="http://127.0.0.1:9", data_dir=settings.data_dir), "delivery_time"
-    )
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    dead = ModelRegistry(Settings(mlflow_tracking_uri_override=nowhere, data_dir=settings.data_dir), "delivery_time")
     for call in (dead.check, dead.champion, dead.history):
         with pytest.raises(RegistryUnavailable, match=r"does not answer .*Nothing was registered"):
             call()
