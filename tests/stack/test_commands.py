@@ -9,7 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import AliasChoices
 
+from config import Settings
 from config.settings import ROOT
 from stack.probe import probe
 from tests.conftest import free_port
@@ -48,6 +51,34 @@ def test_make_alone_lists_every_target() -> None:
     declared = re.search(r"\.PHONY: ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text())
     assert declared is not None
     assert listed == set(declared.group(1).replace("\\\n", " ").split())
+
+
+def variables() -> dict[str, str]:
+    """By setting: the variable that it is read from."""
+    alias = {name: field.validation_alias for name, field in Settings.model_fields.items()}
+    return {
+        name: str(choices.choices[0]) if isinstance(choices, AliasChoices) else f"ETA_{name.upper()}"
+        for name, choices in alias.items()
+    }
+
+
+@pytest.mark.parametrize("place", ["docker-compose.yml", ".env.example", "docs/deployment.md"])
+def test_no_place_that_lists_the_settings_has_forgotten_one(place: str) -> None:
+    told = set(re.findall(r"ETA_[A-Z_]+", (ROOT / place).read_text()))
+    # In a container the addresses are those of the other containers, and a model is kept with the other data.
+    elsewhere = {"redis_port", "model_dir_override"} if place == "docker-compose.yml" else set()
+    assert [name for setting, name in variables().items() if setting not in elsewhere and name not in told] == []
+
+
+@needs_compose
+def test_what_env_says_reaches_every_container_of_ours(tmp_path: Path) -> None:
+    decided = {"ETA_RULE_SEVERITIES": '{"row_count": "stop"}', "ETA_TRAINING_APPROVAL": "true", "ETA_SMTP_PORT": "2525"}
+    services = yaml.safe_load(compose_config(tmp_path, dict.fromkeys(SECRETS, "secret") | decided).stdout)["services"]
+    ours = {name: service["environment"] for name, service in services.items() if "ETA_API_KEY" in str(service)}
+    assert {"serving", "airflow-worker", "airflow-scheduler"} <= set(ours)
+    for name, environment in ours.items():
+        assert {key: str(environment[key]) for key in decided} == decided, name
+        assert environment["ETA_ENGINE"] is None, "left at its default"
 
 
 @pytest.mark.parametrize(
