@@ -17,7 +17,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run test stress lint format up down status ingest apply materialize backfill reconcile audit train train-prefect score drift serve \
+.PHONY: help setup lock run test stress lint format up down status ingest profile apply materialize backfill reconcile audit train train-prefect score drift serve \
 	models lineage promote rollback challenge reject bench airflow feast clean
 
 # A prerequisite `needs.NAME` stops with a message, before anything else is done, unless the variable is given.
@@ -52,6 +52,9 @@ status: setup ## What runs, where, and with how much memory
 ##@ Its steps, one by one (times are full hours, as 2026-01-31T14:00Z)
 ingest: needs.ORDERS needs.MAPPING setup ## Bring orders in: ORDERS=file, glob or database URL, MAPPING=mapping.yaml, ALLOW=decisions
 	@$(PY) -m feature_repo.orders "$(ORDERS)" "$(MAPPING)" $(DECIDED)
+
+profile: needs.ORDERS setup ## A mapping to start from, for orders that you have: ORDERS= (TABLE=); with MAPPING=, what they allow
+	@$(PY) -m feature_repo.orders.profile $(if $(TABLE),--table "$(TABLE)") "$(ORDERS)" $(if $(MAPPING),"$(MAPPING)")
 
 apply: setup ## Register the feature definitions
 	@$(WITH_REDIS) $(PY) -m feature_repo apply

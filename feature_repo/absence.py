@@ -6,6 +6,7 @@ new feature is covered as soon as it is defined.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from feature_repo.transforms.views import TRANSFORMS
 if TYPE_CHECKING:
     from feast import Field
     from feast.on_demand_feature_view import OnDemandFeatureView
+    from ibis.backends.duckdb import Backend
 
 SEEN = 3
 """A running value where something was seen; a spread needs more than one."""
@@ -97,8 +99,18 @@ def _needed(measure: Measure) -> set[str]:
 
 
 def _finishes_empty(feature: Feature, absent: Collection[str]) -> bool:
-    given = [ibis.literal(0 if _is_lost(use, absent) else SEEN).cast("int64") for use in feature.uses]
-    return bool(ibis.duckdb.connect().execute(feature.finish(*given).isnull()))
+    return _finishes_null(feature, tuple(_is_lost(use, absent) for use in feature.uses))
+
+
+@functools.cache
+def _finishes_null(feature: Feature, lost: tuple[bool, ...]) -> bool:
+    given = [ibis.literal(0 if one else SEEN).cast("int64") for one in lost]
+    return bool(_database().execute(feature.finish(*given).isnull()))
+
+
+@functools.cache
+def _database() -> Backend:
+    return ibis.duckdb.connect()
 
 
 def _unanswered(view: OnDemandFeatureView, absent: Collection[str]) -> set[str]:
