@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config import Settings, get_settings
 from serving.app import create_app
+from serving.service import Service
 
 GRACE_SECONDS = 10
 HEAD_OF_ANSWER = b"HTTP/1.1 "
@@ -88,17 +89,21 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT; then finish what is being answered and log what was predicted."""
+    """Serve until SIGTERM or SIGINT; then finish what is being answered and log what was predicted.
+
+    The exit status is 0, or 1 if some of it could not be logged.
+    """
     started = time.perf_counter()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll of the registry otherwise
     sys.setswitchinterval(SWITCH_SECONDS)
     settings = _settings()
     listener = bind(settings.host, settings.serving_port)
-    # uvicorn shuts down in order and then raises the signal once more: it ends the process as it should, with status 0.
+    service = Service(settings)
+    # uvicorn shuts down in order and then raises the signal once more: it ends the process as it should.
     for ending in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ending, lambda *_: sys.exit(0))
-    app = create_app(settings)
+        signal.signal(ending, lambda *_: sys.exit(exit_status(service)))
+    app = create_app(service=service)
     gc.collect()
     gc.freeze()  # what the libraries hold stays; looking through it again and again would stop requests for a while
     logging.getLogger(__name__).info(
@@ -116,6 +121,11 @@ def main() -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def exit_status(service: Service) -> int:
+    """1 if predictions were answered and could not be logged any more, else 0."""
+    return 1 if service.log.lost_at_end else 0
 
 
 def _settings() -> Settings:

@@ -117,6 +117,11 @@ class Champion:
         """What part a version takes."""
         return CHAMPION_RULE
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the thread was started and has ended without being told to."""
+        return self._thread is not None and not self._thread.is_alive() and not self._stopping.is_set()
+
     def start(self, poll_seconds: float) -> None:
         """Refresh every `poll_seconds` in a thread."""
         self._thread = threading.Thread(target=self._poll, args=(poll_seconds,), name=f"{self.alias}-poll", daemon=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -34,6 +34,7 @@ COUNTERS = {
     "eta_challenger_switches": ("Changes of the challenger, by outcome.", ("outcome",)),
     "eta_challenger_faults": ("Orders that the challenger failed on; the champion answered.", ()),
     "eta_shadow_rows_dropped": ("Orders that the shadow did not score.", ()),
+    "eta_unrecorded_predictions": ("Predictions answered, but neither counted nor logged.", ()),
     "eta_feature_values": ("Inputs of the model by status as served.", ("feature", "status")),
 }
 MOST_COMBINATIONS = 1_000
@@ -67,6 +68,8 @@ class Metrics(Collector):
         self._rows: Counter[tuple[tuple[str, ...], bytes]] = Counter()
         self._features: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._totals: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._dead_threads: Callable[[], Mapping[str, bool]] = dict
         self._model: Sequence[str] | None = None
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -107,8 +110,13 @@ class Metrics(Collector):
     def watch_log(self, log: PredictionLog) -> None:
         """Export the state of the prediction log."""
         self._gauges["eta_log_queue_rows"] = ("Predictions that wait to be logged.", lambda: log.queued)
-        self._gauges["eta_log_written_rows"] = ("Predictions logged since the start.", lambda: log.written)
-        self._gauges["eta_log_dropped_rows"] = ("Predictions lost since the start.", lambda: log.dropped)
+        self._totals["eta_log_written_rows"] = ("Predictions logged.", lambda: log.written)
+        self._totals["eta_log_dropped_rows"] = ("Predictions lost.", lambda: log.dropped)
+        self._totals["eta_log_aside_rows"] = ("Predictions that are no row of the log, set aside.", lambda: log.aside)
+
+    def watch_threads(self, dead: Callable[[], Mapping[str, bool]]) -> None:
+        """Export whether each thread, by its name, is at work."""
+        self._dead_threads = dead
 
     def watch_champion(self, champion: Champion) -> None:
         """Export whether there is a model, and whether its registry answers."""
@@ -149,5 +157,11 @@ class Metrics(Collector):
         if self._model is not None:
             model.add_metric(self._model, 1)
         yield model
+        threads = GaugeMetricFamily("eta_thread_up", "1 if the thread is at work.", labels=["thread"])
+        for name, dead in self._dead_threads().items():
+            threads.add_metric([name], not dead)
+        yield threads
+        for name, (text, value) in self._totals.items():
+            yield CounterMetricFamily(name, text, value=float(value()))
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(name, text, value=float(value()))

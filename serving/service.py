@@ -69,11 +69,22 @@ class ServedRow(NamedTuple):
 class Asked(NamedTuple):
     """The request that an order came with, for the log.
 
-    `started` is `time.perf_counter()` when it arrived.
+    `started` is `time.perf_counter()` when it arrived, `caller` the name of its API key.
     """
 
     request_id: str | None
     started: float
+    caller: str | None = None
+
+
+class _Unrecorded(NamedTuple):
+    """What was answered and is neither counted nor logged yet; `answered` is of `time.perf_counter()`."""
+
+    served: Served
+    source: str
+    asked: Sequence[Asked]
+    predicted_at: datetime
+    answered: float
 
 
 class Service:
@@ -102,10 +113,11 @@ class Service:
         self.champion = Champion(registry or registry_from(settings), cache, self._predictor, self._switched)
         self.challenger = Challenger(self.champion.registry, cache, self._predictor, self._challenger_switched)
         self.shadow = Shadow(lambda rows: self.metrics.count("eta_shadow_rows_dropped", by=rows))
-        self._unrecorded: deque[Callable[[], None]] = deque()
+        self._unrecorded: deque[_Unrecorded] = deque()
         self.metrics.watch_log(self.log)
         self.metrics.watch_champion(self.champion)
         self.metrics.watch_store(lambda: self.store.breaker.is_open)
+        self.metrics.watch_threads(self.dead_threads)
 
     def start(self) -> None:
         """Load the champion, if there is one, and begin to poll and to log."""
@@ -154,19 +166,22 @@ class Service:
         """
         champion, challenger = self.model(), self._taking_part()
         if challenger is None or challenger.rule.mode == "shadow":
-            served = await self._serve(champion, orders, asked)
+            served = await self._serve(champion, orders)
+            self._to_record(served, asked)
             if challenger is not None:
-                scored = partial(self._serve, challenger, orders, asked, source="shadow")
-                self.shadow.offer(lambda: at_once(scored()), len(orders))
+                self.shadow.offer(partial(self._score, challenger, orders, asked), len(orders))
             return [ServedRow(served, row) for row in range(len(orders))]
-        rows: dict[int, ServedRow] = {}
         taken = [challenger.rule.takes(order) for order in orders]
+        answered: list[tuple[Served, list[int]]] = []
         for model, turn in ((champion, False), (challenger, True)):
             positions = [position for position, whose in enumerate(taken) if whose is turn]
             if positions:
-                theirs = [orders[each] for each in positions], [asked[each] for each in positions]
-                served = await self._serve_or_fall_back(model, champion, *theirs)
-                rows.update((position, ServedRow(served, row)) for row, position in enumerate(positions))
+                theirs = [orders[each] for each in positions]
+                answered.append((await self._serve_or_fall_back(model, champion, theirs), positions))
+        rows: dict[int, ServedRow] = {}
+        for served, positions in answered:  # not before all are there: who is asked again would be logged twice
+            self._to_record(served, [asked[each] for each in positions])
+            rows.update((position, ServedRow(served, row)) for row, position in enumerate(positions))
         return [rows[position] for position in range(len(orders))]
 
     async def look(self, order: Order) -> Served:
@@ -182,24 +197,26 @@ class Service:
         same = champion is not None and champion.ref.version == challenger.ref.version
         return None if same else challenger
 
-    async def _serve_or_fall_back(
-        self, model: LoadedModel, champion: LoadedModel, orders: Sequence[Order], asked: Sequence[Asked]
-    ) -> Served:
+    async def _serve_or_fall_back(self, model: LoadedModel, champion: LoadedModel, orders: Sequence[Order]) -> Served:
         if model is champion:
-            return await self._serve(champion, orders, asked)
+            return await self._serve(champion, orders)
         try:
-            return await self._serve(model, orders, asked)
+            return await self._serve(model, orders)
         except Exception:  # a trial must not cost anybody an answer
             logger.exception("ALARM: the challenger version %s failed, the champion answers", model.ref.version)
             self.metrics.count("eta_challenger_faults", by=len(orders))
-            return await self._serve(champion, orders, asked)
+            return await self._serve(champion, orders)
 
-    async def _serve(
-        self, model: LoadedModel, orders: Sequence[Order], asked: Sequence[Asked], source: str = "online"
-    ) -> Served:
+    async def _serve(self, model: LoadedModel, orders: Sequence[Order]) -> Served:
         predictions = await model.predictor.predict(orders)
-        served = Served(model, orders, predictions, [new_id() for _ in orders])
-        self._unrecorded.append(partial(self._record, served, source, asked, self.clock(), time.perf_counter()))
+        return Served(model, orders, predictions, [new_id() for _ in orders])
+
+    def _score(self, model: LoadedModel, orders: Sequence[Order], asked: Sequence[Asked]) -> None:
+        """Let a model predict what another has answered."""
+        self._to_record(at_once(self._serve(model, orders)), asked, "shadow")
+
+    def _to_record(self, served: Served, asked: Sequence[Asked], source: str = "online") -> None:
+        self._unrecorded.append(_Unrecorded(served, source, asked, self.clock(), time.perf_counter()))
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -207,7 +224,6 @@ class Service:
         else:
             if len(self._unrecorded) == 1:
                 loop.call_later(RECORD_SECONDS, self.record)
-        return served
 
     def record(self) -> None:
         """Count and log all that has been answered."""
@@ -217,19 +233,16 @@ class Service:
             except IndexError:  # another thread was quicker
                 return
             try:
-                work()
+                self._record(work)
             except Exception:  # those after it are recorded all the same
-                logger.exception("a prediction was answered but not recorded")
+                logger.exception("ALARM: a prediction was answered but not recorded")
+                self.metrics.count("eta_unrecorded_predictions", by=len(work.asked))
 
-    def _record(
-        self, served: Served, source: str, asked: Sequence[Asked], predicted_at: datetime, answered: float
-    ) -> None:
-        """Count and log; `answered` is of `time.perf_counter()`."""
-        self._count(served)
-        model = served.model
+    def _record(self, work: _Unrecorded) -> None:
+        served, model = work.served, work.served.model
         self.log.offer(
             LogEntry(
-                source=source,
+                source=work.source,
                 model_name=model.ref.name,
                 model_version=model.ref.version,
                 variant=model.variant,
@@ -238,17 +251,39 @@ class Service:
                 prediction_ids=served.prediction_ids,
                 orders=served.orders,
                 predictions=served.predictions,
-                predicted_at=predicted_at,
-                latencies_ms=[(answered - each.started) * 1_000 for each in asked],
-                request_ids=[each.request_id for each in asked],
+                predicted_at=work.predicted_at,
+                latencies_ms=[(work.answered - each.started) * 1_000 for each in work.asked],
+                request_ids=[each.request_id for each in work.asked],
+                callers=[each.caller for each in work.asked],
             )
         )
+        self._count(served)
+
+    def dead_threads(self) -> dict[str, bool]:
+        """Whether each thread, by its name, has ended although nobody told it to."""
+        workers = {"prediction-log": self.log, "shadow": self.shadow}
+        polls = {f"{each.alias}-poll": each for each in (self.champion, self.challenger)}
+        return {name: part.is_dead for name, part in (workers | polls).items()}
 
     def parts(self) -> dict[str, Part]:
         """What must work for undegraded answers."""
         current = self.champion.current
         model = Part(True, f"{current.ref.name} version {current.ref.version}") if current else None
-        return {"model": model or Part(False, self.champion.why_none), "online_store": Part(*self.store.ping())}
+        return {
+            "model": model or Part(False, self.champion.why_none),
+            "online_store": Part(*self.store.ping()),
+            "prediction_log": self._log_part(),
+            "threads": self._threads_part(),
+        }
+
+    def _log_part(self) -> Part:
+        log = self.log
+        lost = f"{log.dropped} predictions are lost, {log.aside} set aside, since the start"
+        return Part(not log.dropped and not log.aside, f"{log.queued} predictions wait; {lost}")
+
+    def _threads_part(self) -> Part:
+        dead = [name for name, is_dead in self.dead_threads().items() if is_dead]
+        return Part(not dead, f"{', '.join(dead)} ended: restart the process" if dead else "all at work")
 
     def _count(self, served: Served) -> None:
         degraded = sum(map(bool, served.predictions.reasons))

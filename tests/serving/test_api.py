@@ -319,6 +319,9 @@ def test_every_prediction_is_logged_as_it_was_answered(service: Service, setting
         "customer_id": "c1",
         "zone_id": "z1",
         "request_id": single["request_id"],
+        "reasons": "[]",
+        "request": '{"distance_km":2.0,"item_count":3,"order_value":30.0}',
+        "caller": None,
     }
     other = rows[batch["rows"][0]["prediction"]["prediction_id"]]
     assert (other["order_id"], other["restaurant_id"], other["request_id"]) == (None, "r9", batch["request_id"])
@@ -355,6 +358,11 @@ def test_readiness_names_its_parts(client: httpx.Client, service: Service, setti
         "parts": {
             "model": {"ok": True, "detail": f"delivery_time version {service.model().ref.version}"},
             "online_store": {"ok": True, "detail": "Redis answers"},
+            "prediction_log": {
+                "ok": True,
+                "detail": "0 predictions wait; 0 predictions are lost, 0 set aside, since the start",
+            },
+            "threads": {"ok": True, "detail": "all at work"},
         },
     }
     changes = {"model_dir_override": bundle_dir, "redis_url_override": f"redis://127.0.0.1:{free_port()}/0"}
@@ -419,7 +427,9 @@ def test_metrics_count_requests_predictions_and_feature_statuses(client: httpx.C
         "eta_model_loaded 1.0",
         "eta_registry_up 1.0",
         "eta_online_store_up 1.0",
-        "eta_log_dropped_rows 0.0",
+        "eta_log_dropped_rows_total 0.0",
+        "eta_log_aside_rows_total 0.0",
+        'eta_thread_up{thread="prediction-log"} 1.0',
     ]:
         assert expected in lines
     version = service.model().ref.version

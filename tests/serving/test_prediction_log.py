@@ -10,7 +10,7 @@ import pytest
 
 from config import Settings
 from feature_repo.window import DAY, Window
-from serving import prediction_log
+from serving import log_files, log_rows, prediction_log
 from serving.bundle import Estimates
 from serving.errors import PredictionLogError
 from serving.prediction_log import PREDICTION_SCHEMA, LogEntry, PredictionLog, read_predictions, to_table
@@ -38,11 +38,12 @@ def entry(rows: int = 1, at: datetime = NOON, prefix: str = "p", **changes: obje
         "input_names": ("a", "b"),
         "view_names": ("view",),
         "prediction_ids": [f"{prefix}{row}" for row in range(rows)],
-        "orders": [Order("r1", at, order_id=f"o{row}", zone_id="zürich") for row in range(rows)],
+        "orders": [Order("r1", at, order_id=f"o{row}", zone_id="zürich", order_value=12.5) for row in range(rows)],
         "predictions": predictions,
         "predicted_at": at,
         "latencies_ms": [0.75] * rows,
         "request_ids": ["q1"] * rows,
+        "callers": ["app"] * rows,
     }
     return LogEntry(**values | changes)
 
@@ -80,11 +81,14 @@ def test_a_row_is_logged_with_every_value(log: PredictionLog, settings: Settings
         "statuses": '{"a":"present","b":"stale"}',
         "event_times": '{"view":"2026-05-01T11:00:00+00:00"}',
         "request_id": "q1",
+        "reasons": "[]",
+        "request": '{"distance_km":null,"item_count":null,"order_value":12.5}',
+        "caller": "app",
     }
 
 
 def test_what_is_absent_is_null(log: PredictionLog, settings: Settings):
-    nothing = entry(latencies_ms=None, request_ids=None)
+    nothing = entry(latencies_ms=None, request_ids=None, callers=None)
     nothing.predictions.event_times = [(math.nan,)]
     nothing.predictions.reasons[0] = ("the store is down",)
     log.offer(nothing)
@@ -93,7 +97,7 @@ def test_what_is_absent_is_null(log: PredictionLog, settings: Settings):
     (row,) = read_predictions(settings, DAY_OF_NOON).to_dicts()
 
     assert (row["latency_ms"], row["request_id"], row["event_times"]) == (None, None, '{"view":null}')
-    assert row["status"] == "degraded"
+    assert (row["status"], row["reasons"], row["caller"]) == ("degraded", '["the store is down"]', None)
 
 
 def test_a_file_lies_under_its_day_and_hour_and_grows(log: PredictionLog, settings: Settings):
@@ -230,7 +234,7 @@ def test_a_file_replaced_while_it_is_read_stays_what_it_was(
 ):
     log.offer(entry())
     log.flush()
-    opened = prediction_log.pq.ParquetFile
+    opened = log_files.pq.ParquetFile
 
     def replaced_meanwhile(file: object) -> object:
         parquet = opened(file)
@@ -238,7 +242,7 @@ def test_a_file_replaced_while_it_is_read_stays_what_it_was(
         log.flush()
         return parquet
 
-    monkeypatch.setattr(prediction_log.pq, "ParquetFile", replaced_meanwhile)
+    monkeypatch.setattr(log_files.pq, "ParquetFile", replaced_meanwhile)
 
     assert read_predictions(settings, DAY_OF_NOON)["prediction_id"].to_list() == ["p0"]
 
@@ -254,3 +258,101 @@ def test_times_before_1970_and_in_2099_survive():
     table = to_table([entry(2, orders=[Order("r1", instant) for instant in instants])])
 
     assert table.column("placed_at").to_pylist() == instants
+
+
+def aside(settings: Settings) -> list[dict]:
+    """What was set aside."""
+    directory = settings.predictions.with_name("predictions-aside")
+    return [json.loads(line) for path in directory.glob("*.jsonl") for line in path.read_text().splitlines()]
+
+
+def read_ids(settings: Settings) -> list[str]:
+    return read_predictions(settings, DAY_OF_NOON)["prediction_id"].to_list()
+
+
+MILLISECONDS = 1_777_636_800_000.0
+"""A time stamp in another unit than seconds: no year that a date can have."""
+
+
+@pytest.mark.parametrize("rows", [2, prediction_log.FEW_ROWS + 1])
+def test_a_row_that_cannot_be_made_is_set_aside_and_the_others_are_logged(
+    settings: Settings, rows: int, caplog: pytest.LogCaptureFixture
+):
+    log = PredictionLog(settings.predictions, flush_seconds=0.01)
+    log.start()
+    bad = entry(rows, prefix="bad")
+    bad.predictions.event_times = [(MILLISECONDS,), *[(NOON.timestamp(),)] * (rows - 1)]
+    log.offer(entry(prefix="before"))
+    log.offer(bad)
+    wait_until(lambda: log.aside, "the row is set aside")
+    log.offer(entry(prefix="after"))
+    log.stop()
+
+    assert sorted(read_ids(settings)) == sorted(["before0", "after0", *(f"bad{row}" for row in range(1, rows))])
+    (kept,) = aside(settings)
+    assert (kept["prediction_ids"], kept["error"]) == (["bad0"], "ValueError: year 58301 is out of range")
+    assert (log.written, log.aside, log.dropped, log.queued, log.faults) == (rows + 1, 1, 0, 0, 0)
+    assert "ALARM: 1 predictions cannot be logged as rows (ValueError" in caplog.text
+
+
+def test_a_row_that_is_no_row_of_a_table_is_set_aside_alone(log: PredictionLog, settings: Settings):
+    log.offer(entry(prefix="good"))
+    log.offer(entry(prefix="half an emoji", orders=[Order("\ud83d", NOON)]))
+    log.stop()
+
+    assert read_ids(settings) == ["good0"]
+    (kept,) = aside(settings)
+    assert (kept["prediction_id"], kept["restaurant_id"]) == ("half an emoji0", "\ud83d")
+    assert kept["error"].startswith("UnicodeEncodeError")
+
+
+def test_rows_that_can_not_even_be_set_aside_are_counted_as_lost(log: PredictionLog, settings: Settings):
+    settings.predictions.parent.mkdir(parents=True)
+    settings.predictions.with_name("predictions-aside").write_text("a file where a directory should be")
+    log.offer(entry(orders=[Order("\ud83d", NOON)]))
+    log.stop()
+
+    assert (log.aside, log.dropped) == (1, 1)
+
+
+def test_what_nobody_thought_of_neither_ends_the_thread_nor_loses_a_row(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    log, refused = PredictionLog(settings.predictions, flush_seconds=0.01), []
+
+    def refuse_once(table: object, path: Path) -> None:
+        refused.append(path)
+        monkeypatch.undo()
+        raise RuntimeError("no such codec")
+
+    monkeypatch.setattr(prediction_log, "write_atomically", refuse_once)
+    log.start()
+    log.offer(entry())
+    wait_until(lambda: log.written, "the row is written at the second try")
+    assert not log.is_dead
+    log.stop()
+
+    assert "ALARM: predictions cannot be logged to" in caplog.text
+    assert "no such codec" in caplog.text
+    assert (len(refused), read_ids(settings)) == (1, ["p0"])
+
+
+def test_a_file_without_the_later_columns_is_read(log: PredictionLog, settings: Settings):
+    path = settings.predictions / "day=2026-05-01" / "hour-12-older-000001.parquet"
+    log_files.write_atomically(to_table([entry()]).drop_columns(sorted(log_rows.LATER_COLUMNS)), path)
+    log.offer(entry(prefix="new"))
+    log.stop()
+
+    rows = read_predictions(settings, DAY_OF_NOON)
+    assert rows.select("prediction_id", "caller").rows() == [("new0", "app"), ("p0", None)]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    steps: list[str] = []
+    fsync, replace = log_files.os.fsync, Path.replace
+    monkeypatch.setattr(log_files.os, "fsync", lambda file: (steps.append("synced"), fsync(file))[1])
+    monkeypatch.setattr(Path, "replace", lambda self, to: (steps.append("named"), replace(self, to))[1])
+
+    log_files.write_atomically(to_table([entry()]), tmp_path / "a.parquet")
+
+    assert steps == ["synced", "named"]

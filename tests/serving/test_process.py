@@ -50,6 +50,17 @@ def test_sigterm_logs_what_was_predicted_and_ends_well(serve: Serve, bundle_dir:
     assert sorted(logged(settings)) == sorted(answered)
 
 
+def test_sigterm_that_loses_rows_is_no_good_end(serve: Serve, bundle_dir: Path, store: str, settings: Settings):
+    settings.predictions.parent.mkdir(parents=True)
+    settings.predictions.write_text("a file where a directory should be")
+    with serve(ETA_MODEL_DIR=str(bundle_dir)) as server:
+        assert server.client.post("/predict", json=ORDER).is_success
+
+        assert server.terminate() == 1
+
+    assert "ALARM: 1 predictions could not be logged and are lost" in server.log.read_text()
+
+
 def test_sigterm_under_load_answers_what_it_took_and_logs_all_of_it(
     serve: Serve, bundle_dir: Path, store: str, settings: Settings
 ):
@@ -86,7 +97,9 @@ def test_sigterm_under_load_answers_what_it_took_and_logs_all_of_it(
 def test_sigkill_loses_at_most_the_last_second(serve: Serve, bundle_dir: Path, store: str, settings: Settings):
     with serve(ETA_MODEL_DIR=str(bundle_dir)) as server:
         answered = server.client.post("/predict", json=ORDER).json()["prediction_id"]
-        server.wait_for(lambda: "eta_log_written_rows 1.0" in server.client.get("/metrics").text, "a row of the log")
+        server.wait_for(
+            lambda: "eta_log_written_rows_total 1.0" in server.client.get("/metrics").text, "a row of the log"
+        )
         server.process.kill()
         server.process.wait()
 
