@@ -76,7 +76,7 @@ def served_inputs(predictions: pl.DataFrame, inputs: Sequence[str]) -> pl.DataFr
     An input that a row lacks is null, and so is one that the store did not give: the median in its place says nothing
     about the world.
     """
-    from serving.predictor import FeatureStatus
+    from serving.status import FeatureStatus
 
     decoded = predictions.select(
         pl.col("inputs").str.json_decode(pl.Struct({name: pl.Float64() for name in inputs})),

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-SOURCES = ("online", "batch")
+SOURCES = ("online", "replay", "batch")
 """Where predictions come from, the one that people saw first."""
 NOMINAL_COVERAGE = 0.8
 """Share of outcomes that should lie between the 10th and the 90th percentile."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope
 from serving.champion import LoadedModel
 from serving.coalesce import Coalescer
 from serving.errors import FieldError, Problem
-from serving.predictor import LABELS, FeatureStatus, Order
+from serving.predictor import Order
 from serving.schemas import (
     BatchRequest,
     BatchResponse,
@@ -37,11 +38,12 @@ from serving.schemas import (
     RowProblem,
 )
 from serving.service import Asked, Served, Service
+from serving.status import LABELS, NOT_GIVEN, FeatureStatus
 from serving.wire import at_once
 
 __all__ = ["PROBLEM_MEDIA_TYPE", "answer_one", "field_errors", "header", "router"]
 
-_STALE, _MISSING = int(FeatureStatus.STALE), int(FeatureStatus.MISSING)
+_STALE = int(FeatureStatus.STALE)
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
@@ -106,13 +108,20 @@ _FEATURES_PARAMETER = {
     "required": False,
     "schema": {"type": "boolean", "default": False, "description": "Also return the model's inputs."},
 }
+_REPLAY = "An order of the past, for what was stored then: freshness is judged as of `placed_at` alone. Logged as such."
+_REPLAY_PARAMETER = {
+    "name": "replay",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "boolean", "default": False, "description": _REPLAY},
+}
 _boolean = TypeAdapter(bool)
 T = TypeVar("T")
 
 
-def _wants_features(scope: Scope) -> bool:
-    given = Request(scope).query_params.get("features", False)
-    return _checked(lambda: _boolean.validate_python(given), "query", "features")
+def _flag(scope: Scope, name: str) -> bool:
+    given = Request(scope).query_params.get(name, False)
+    return _checked(lambda: _boolean.validate_python(given), "query", name)
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -165,7 +174,7 @@ router = APIRouter()
             "required": True,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/OrderRequest"}}},
         },
-        "parameters": [_FEATURES_PARAMETER],
+        "parameters": [_FEATURES_PARAMETER, _REPLAY_PARAMETER],
         "security": [{"APIKeyHeader": []}],
     },
 )
@@ -180,8 +189,11 @@ async def answer_one(scope: Scope, receive: Receive, coalescer: Coalescer) -> Re
     # routes, dependencies and models takes as long as everything else together.
     service = coalescer.service
     _check_key(service, header(scope, b"x-api-key"))
-    with_features = bool(scope["query_string"]) and _wants_features(scope)
-    order = _parsed(await _body(scope, receive)).order(service.clock())
+    asks_more = bool(scope["query_string"])
+    with_features, replay = asks_more and _flag(scope, "features"), asks_more and _flag(scope, "replay")
+    order = _parsed(await _body(scope, receive)).order(service.clock(), replay)
+    if refusal := service.refusal(order):
+        raise refusal
     request_id, started = scope["state"]["request_id"], scope["state"]["started"]
     served, row = await coalescer.predict(order, Asked(request_id, started))
     return _Json(to_json({**_prediction(served, row, with_features), "request_id": request_id}))
@@ -199,12 +211,13 @@ def predict_batch(
     request: Request,
     service: ServiceOf,
     features: Annotated[bool, Query(description="Also return the model's inputs.")] = False,
+    replay: Annotated[bool, Query(description=_REPLAY)] = False,
 ) -> Response:
     """Predict up to 1,000 orders in one pass. A row that is no valid order gets a problem instead of a prediction."""
     service.model()
     now = service.clock()
-    checked = [_check_row(index, row) for index, row in enumerate(batch.orders)]
-    valid = [(index, row.order(now)) for index, row in enumerate(checked) if isinstance(row, OrderRequest)]
+    checked = [_check_row(service, index, row, now, replay) for index, row in enumerate(batch.orders)]
+    valid = [(index, row) for index, row in enumerate(checked) if isinstance(row, Order)]
     rows: dict[int, Any] = {row.index: row for row in checked if isinstance(row, BatchRow)}
     service.metrics.count("eta_batch_rows_rejected", by=len(rows))
     if valid:
@@ -238,15 +251,21 @@ def features(
     customer_id: Annotated[Identifier | None, Query()] = None,
     zone_id: Annotated[Identifier | None, Query()] = None,
     placed_at: Annotated[Instant | None, Query(description="With a time zone; now if absent.")] = None,
+    replay: Annotated[bool, Query(description=_REPLAY)] = False,
 ) -> dict[str, Any]:
     """Show each input of the champion for an order placed now: value, status, age. Nothing is logged."""
+    now = service.clock()
     order = Order(
         restaurant_id=restaurant_id,
-        placed_at=placed_at or service.clock(),
+        placed_at=placed_at or now,
         driver_id=driver_id,
         customer_id=customer_id,
         zone_id=zone_id,
+        replay=replay,
+        asked_at=None if replay else now,
     )
+    if refusal := service.refusal(order):
+        raise refusal
     served = at_once(service.look(order))
     answer = _prediction(served, 0, with_features=True)
     kept = {name: answer[name] for name in ("status", "reasons", "as_of", "features", "model")}
@@ -316,22 +335,33 @@ def _challenger(service: Service) -> ChallengerDescription | None:
     return ChallengerDescription(version=current.ref.version, mode=rule.mode, share=rule.share, variant=rule.variant)
 
 
-def _check_row(index: int, row: Any) -> OrderRequest | BatchRow:
+def _check_row(service: Service, index: int, row: Any, now: datetime, replay: bool) -> Order | BatchRow:
     if not isinstance(row, dict):
         return _bad_row(index, None, [FieldError("body", "an order is an object with at least restaurant_id")])
     try:
-        return OrderRequest.model_validate(row)
+        order = OrderRequest.model_validate(row).order(now, replay)
     except ValidationError as error:
-        return _bad_row(index, row.get("order_id"), field_errors(error.errors(include_url=False, include_input=False)))
+        faults = field_errors(error.errors(include_url=False, include_input=False))
+        return _bad_row(index, row.get("order_id"), faults)
+    refusal = service.refusal(order)
+    return _bad_row(index, order.order_id, refusal.errors, refusal.title) if refusal else order
 
 
-def _bad_row(index: int, order_id: Any, errors: list[FieldError]) -> BatchRow:
+def _bad_row(
+    index: int, order_id: Any, errors: Sequence[FieldError], title: str = "This row is not a valid order"
+) -> BatchRow:
     problem = RowProblem(
-        title="This row is not a valid order",
-        detail=f"{errors[0].field}: {errors[0].message}",
-        errors=[{"field": fault.field, "message": fault.message} for fault in errors],
+        title=title,
+        detail=_writable(f"{errors[0].field}: {errors[0].message}"),
+        errors=[{"field": _writable(fault.field), "message": _writable(fault.message)} for fault in errors],
     )
-    return BatchRow(index=index, order_id=order_id if isinstance(order_id, str) else None, problem=problem)
+    told = _writable(order_id) if isinstance(order_id, str) else None
+    return BatchRow(index=index, order_id=told, problem=problem)
+
+
+def _writable(text: str) -> str:
+    """Text with what UTF-8 cannot hold, such as half an emoji, replaced."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]:
@@ -357,7 +387,7 @@ def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]
 @lru_cache(maxsize=1_024)  # few combinations occur
 def _absent(names: tuple[str, ...], statuses: bytes) -> tuple[list[str], list[str]]:
     """The names of the missing inputs and those of the stale ones."""
-    missing = [name for name, status in zip(names, statuses, strict=True) if status >= _MISSING]
+    missing = [name for name, status in zip(names, statuses, strict=True) if status in NOT_GIVEN]
     return missing, [name for name, status in zip(names, statuses, strict=True) if status == _STALE]
 
 
@@ -365,7 +395,7 @@ def _features(served: Served, row: int) -> dict[str, dict[str, Any]]:
     predictions = served.predictions
     as_of = served.orders[row].placed_at.timestamp()
     ages = {
-        view.name: as_of - time
+        view.name: as_of - time  # negative: newer than the order
         for view, time in zip(served.model.predictor.views, predictions.event_times[row], strict=True)
         if not math.isnan(time)
     }

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from config import Settings, get_settings
 from serving.api import answer_one, field_errors, router
 from serving.coalesce import Coalescer
-from serving.errors import FieldError, Problem
+from serving.errors import FieldError, Problem, invalid_request
 from serving.frame import RequestFrame, problem_response
 from serving.schemas import OrderRequest, ProblemDocument
 from serving.service import Service
@@ -107,15 +107,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     if any(fault["type"] == "json_invalid" for fault in faults):
         detail = f"The body is not JSON: {faults[0].get('ctx', {}).get('error', faults[0]['msg'])}"
         return problem_response(_http_problem(400, detail, [FieldError("body", detail)]), request.scope)
-    errors = field_errors(faults)
-    problem = Problem(
-        status=422,
-        kind="invalid-request",
-        title="The request is not valid",
-        detail="; ".join(f"{fault.field}: {fault.message}" for fault in errors[:5]),
-        errors=errors,
-    )
-    return problem_response(problem, request.scope)
+    return problem_response(invalid_request(field_errors(faults)), request.scope)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

@@ -26,8 +26,9 @@ from feature_repo.window import Window
 from serving.bundle import BUNDLE_FILES, Bundle
 from serving.errors import BundleError, NoChampion, RegistryUnavailable, ServingError
 from serving.prediction_log import LogEntry, to_table, write_atomically
-from serving.predictor import FeatureStatus, Order, Predictions
+from serving.predictor import Order, Predictions
 from serving.registry_client import CHAMPION, MODEL_NAME, BundleCache, ModelRef, Registry, registry_from
+from serving.status import FeatureStatus
 
 __all__ = ["MlflowClientRegistry", "RowsChanged", "champion", "score"]
 
@@ -108,7 +109,8 @@ def score(window: Window, settings: Settings) -> dict[str, Any]:
     Returns
     -------
     dict
-        `rows`, `model_version`, `file` (None without rows), `null_rates` by input of the model.
+        `rows`, `outside_population` (orders that the model does not answer for, and that have no row), `model_version`,
+        `file` (None without rows), `null_rates` by input of the model.
 
     Raises
     ------
@@ -123,30 +125,31 @@ def score(window: Window, settings: Settings) -> dict[str, Any]:
     """
     ref, bundle = champion(settings)
     path = settings.predictions / f"day={window.end:%Y-%m-%d}" / f"batch-{ref.name}-{window.slug}.parquet"
-    orders = orders_to_score(window, settings)
+    placed = orders_to_score(window, settings)
+    orders = placed.filter([pl.col(name) == wanted for name, wanted in bundle.document.population.items()])
+    told = {"rows": orders.height, "outside_population": placed.height - orders.height, "model_version": ref.version}
     if orders.is_empty():
         path.unlink(missing_ok=True)
-        return {"rows": 0, "model_version": ref.version, "file": None, "null_rates": {}}
+        return {**told, "file": None, "null_rates": {}}
     inputs = historical_inputs(orders, bundle, settings)
     entry = _log_entry(ref, bundle, orders, inputs, window)
     write_atomically(to_table([entry]), path)
     rates = np.isnan(inputs).mean(axis=0).round(6).tolist()
     return {
-        "rows": orders.height,
-        "model_version": ref.version,
+        **told,
         "file": path.relative_to(settings.data_dir).as_posix(),
         "null_rates": dict(zip(bundle.input_names, rates, strict=True)),
     }
 
 
 def orders_to_score(window: Window, settings: Settings) -> pl.DataFrame:
-    """ASAP orders placed in the window that were not cancelled by its end, by `order_id`."""
+    """Orders placed in the window that were not cancelled by its end, by `order_id`."""
     known_driver = pl.col("accepted_at") <= pl.col("placed_at")
     return (
         latest_orders(settings, window, window.end)
-        .filter(pl.col("is_asap") & (pl.col("status") != "cancelled"))
+        .filter(pl.col("status") != "cancelled")
         .with_columns(driver_id=pl.when(known_driver).then("driver_id"))
-        .select(*ORDER_FIELDS, *REQUEST_FIELDS, "placed_at")
+        .select(*ORDER_FIELDS, *REQUEST_FIELDS, "is_asap", "placed_at")
         .sort("order_id")
         .collect()
     )
@@ -196,7 +199,7 @@ def _log_entry(
     statuses = [row.tobytes() for row in absent]
     views = [view.name for view in bundle.document.views]
     no_times = [(math.nan,) * len(views)] * orders.height
-    estimates = bundle.estimate(inputs.astype(np.float32))
+    estimates = bundle.bounded(bundle.estimate(inputs.astype(np.float32)))
     # Scoring twice must give the same content: the instant and the ids follow from the window, not from a clock.
     identity = f"{ref.name}/{window.slug}/"
     return LogEntry(

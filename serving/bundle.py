@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from serving.errors import BundleError
+from serving.errors import BundleError, ModelFault
 
 __all__ = ["BUNDLE_FILES", "Bundle", "BundleInput", "BundleView", "Estimates"]
 
@@ -30,6 +31,9 @@ BUNDLE_FILES = (DOCUMENT, MODEL)
 
 SELF_TEST_TOLERANCE_MINUTES = 1e-3
 """The largest difference between training's and this process's prediction; also the limit at registration."""
+
+LONGEST_MINUTES = 1_440.0
+"""No model of ours predicts more than a day."""
 
 Source = Literal["view", "on_demand", "request"]
 
@@ -49,7 +53,10 @@ class BundleView(_Part):
 
 
 class BundleInput(_Part):
-    """One column of the model's input matrix and where its value comes from."""
+    """One column of the model's input matrix and where its value comes from.
+
+    `median`, `minimum`, `maximum` and `null_rate` are of the training rows; None where training did not tell.
+    """
 
     name: str = Field(min_length=1)
     source: Source
@@ -59,6 +66,15 @@ class BundleInput(_Part):
     median: float | None = None
     minimum: float | None = None
     maximum: float | None = None
+    null_rate: float | None = Field(default=None, ge=0, le=1)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """What is plausible: the training rows' range and as much again on either side; None if that is not known."""
+        if self.minimum is None or self.maximum is None:
+            return None
+        width = self.maximum - self.minimum or max(abs(self.maximum), 1.0)
+        return self.minimum - width, self.maximum + width
 
 
 class Interval(_Part):
@@ -71,6 +87,8 @@ class Interval(_Part):
     def _in_order(self) -> Interval:
         if self.p10_offset > self.p90_offset:
             raise ValueError(f"p10_offset {self.p10_offset} is above p90_offset {self.p90_offset}")
+        if self.p10_offset > 0 or self.p90_offset < 0:
+            raise ValueError(f"the prediction is not between its offsets {self.p10_offset} and {self.p90_offset}")
         return self
 
 
@@ -82,7 +100,11 @@ class SelfTest(_Part):
 
 
 class BundleDocument(_Part):
-    """The content of `bundle.json`."""
+    """The content of `bundle.json`.
+
+    `label_maximum` is the longest outcome in training, in minutes; `population` the fields of an order, with the value
+    that all orders had which the model was trained on.
+    """
 
     model: str = Field(min_length=1)
     version_created_as_of: str | None = None
@@ -93,6 +115,8 @@ class BundleDocument(_Part):
     dataset_hash: str | None = None
     seed: int | None = None
     baseline_minutes: float | None = None
+    label_maximum: float = Field(default=LONGEST_MINUTES, gt=0, le=LONGEST_MINUTES)
+    population: Mapping[str, bool] = Field(default={"is_asap": True})
     metrics: Mapping[str, Any] = Field(default_factory=dict)
     views: tuple[BundleView, ...]
     inputs: tuple[BundleInput, ...] = Field(min_length=1)
@@ -218,8 +242,25 @@ class Bundle:
             predicted = self.predict(np.asarray(inputs, np.float32)).tolist()
         return Estimates(*([max(minutes + offset, 0.0) for minutes in predicted] for offset in self._offsets))
 
+    def bounded(self, estimates: Estimates) -> Estimates:
+        """Estimates of which none is beyond `label_maximum`.
+
+        Raises
+        ------
+        ModelFault
+            A prediction is not a number.
+        """
+        if not all(map(math.isfinite, chain(*estimates))):
+            raise ModelFault(f"the model {self.document.model} predicts what is no number")
+        longest = self.document.label_maximum
+        if max(map(max, estimates)) <= longest:
+            return estimates
+        return Estimates(*([min(minutes, longest) for minutes in each] for each in estimates))
+
     def verify(self) -> float:
         """Predict the self-test's rows and return the largest difference from training's predictions, in minutes.
+
+        Each row is predicted by both ways that answer requests: alone, and with the others.
 
         Raises
         ------
@@ -228,8 +269,12 @@ class Bundle:
         """
         test = self.document.self_test
         rows = [[math.nan if value is None else value for value in row] for row in test.inputs]
-        found = self.predict(np.array(rows, dtype=np.float32))
-        difference = np.abs(found - np.array(test.predictions))
+        expected = np.array(test.predictions)
+        together = self.predict(np.array(rows, dtype=np.float32))
+        alone = np.array([self._one_row.predict(row) for row in rows])
+        found = np.where(np.abs(alone - expected) > np.abs(together - expected), alone, together)
+        found = np.where(np.isnan(alone), alone, found)
+        difference = np.abs(found - expected)
         worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
         if not difference[worst] <= SELF_TEST_TOLERANCE_MINUTES:
             raise BundleError(

@@ -4,6 +4,7 @@ The tree of exceptions::
 
     ServingError
       + Problem               an answer other than 2xx: status, title, detail, the fields at fault
+      + ModelFault            a model predicts what is no number
       + BundleError           a model bundle that cannot be used; the message names the file and the field
       + RegistryUnavailable   the model registry does not answer, or not with what it should
       + NoChampion            the registry answers, and no version has the alias
@@ -19,12 +20,15 @@ from typing import Any
 __all__ = [
     "BundleError",
     "FieldError",
+    "ModelFault",
     "NoChampion",
     "PredictionLogError",
     "Problem",
     "RegistryUnavailable",
     "ServingError",
+    "invalid_request",
     "no_model",
+    "outside_population",
 ]
 
 PROBLEM_TYPE = "urn:delivery-eta:problem:"
@@ -36,6 +40,10 @@ class ServingError(Exception):
 
 class BundleError(ServingError):
     """A model bundle is incomplete, inconsistent or fails its self-test."""
+
+
+class ModelFault(ServingError):
+    """A model predicts what is no number."""
 
 
 class RegistryUnavailable(ServingError):
@@ -117,4 +125,26 @@ def no_model(reason: str) -> Problem:
         title="No model is loaded",
         detail=f"{reason}. Train and promote a model: make train",
         headers={"Retry-After": "10"},
+    )
+
+
+def invalid_request(errors: Sequence[FieldError]) -> Problem:
+    """422: fields of the request are at fault."""
+    return Problem(
+        status=422,
+        kind="invalid-request",
+        title="The request is not valid",
+        detail="; ".join(f"{fault.field}: {fault.message}" for fault in errors[:5]),
+        errors=errors,
+    )
+
+
+def outside_population(fault: FieldError) -> Problem:
+    """422: a valid order, of a kind that the model knows nothing of."""
+    return Problem(
+        status=422,
+        kind="outside-population",
+        title="The model does not answer for orders of this kind",
+        detail=f"{fault.field}: {fault.message}",
+        errors=[fault],
     )

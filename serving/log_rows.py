@@ -18,7 +18,8 @@ import pyarrow as pa
 from pydantic_core import to_json
 
 from serving.bundle import Estimates
-from serving.predictor import LABELS, Order, Predictions
+from serving.predictor import Order, Predictions
+from serving.status import LABELS
 
 __all__ = ["PREDICTION_SCHEMA", "LogEntry", "Row", "no_rows", "rows_of", "table_of", "to_table"]
 
@@ -61,7 +62,7 @@ instant. `reasons` is a JSON list of why the answer is degraded; `caller` the na
 LATER_COLUMNS = frozenset({"reasons", "request", "caller"})
 """Files of earlier versions lack them: they are null there."""
 
-ASKED = tuple(name for name in Order._fields if name not in (*PREDICTION_SCHEMA.names, "placed_at"))
+ASKED = tuple(name for name in Order._fields if name not in (*PREDICTION_SCHEMA.names, "replay", "asked_at"))
 
 Row = tuple[Any, ...]
 
@@ -139,7 +140,7 @@ def rows_of(entry: LogEntry) -> list[Row]:
             entry.model_name,
             entry.model_version,
             entry.variant,
-            entry.source,
+            "replay" if order.replay and entry.source == "online" else entry.source,
             "degraded" if reasons else "ok",
             *estimates,
             math.nan if latency is None else latency,

@@ -127,7 +127,12 @@ class BundleLookup:
         self.reader = reader
         self.breaker = breaker
 
-    async def read(self, rows: list[dict[str, str | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
+    async def read(
+        self,
+        rows: list[dict[str, str | None]],
+        as_of: Sequence[datetime],
+        asked_at: Sequence[datetime | None] | None = None,
+    ) -> list[list[StoredRow]]:
         """Read the store once.
 
         Raises
@@ -138,7 +143,7 @@ class BundleLookup:
         if not self.breaker.allows():
             raise LookupFailed("the online store failed a moment ago")
         try:
-            found = await self.reader.stored(rows, as_of)
+            found = await self.reader.stored(rows, as_of, asked_at)
         except StoreUnavailable as error:
             if self.breaker.failed():
                 logger.warning("answers are degraded: %s", error)

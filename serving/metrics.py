@@ -17,9 +17,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from serving.absence import Share
 from serving.champion import Champion
 from serving.prediction_log import PredictionLog
-from serving.predictor import LABELS
+from serving.status import LABELS
 
 __all__ = ["Metrics"]
 
@@ -68,6 +69,7 @@ class Metrics(Collector):
         self._rows: Counter[tuple[tuple[str, ...], bytes]] = Counter()
         self._features: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._shares: Callable[[], Sequence[Share]] = list
         self._totals: dict[str, tuple[str, Callable[[], float]]] = {}
         self._dead_threads: Callable[[], Mapping[str, bool]] = dict
         self._model: Sequence[str] | None = None
@@ -130,6 +132,10 @@ class Metrics(Collector):
         """Export whether the online store is being tried."""
         self._gauges["eta_online_store_up"] = ("0 while the circuit breaker is open.", lambda: not is_open())
 
+    def watch_shares(self, shares: Callable[[], Sequence[Share]]) -> None:
+        """Export how often each view has nothing of an entity that was named, lately and in training."""
+        self._shares = shares
+
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -161,6 +167,14 @@ class Metrics(Collector):
         for name, dead in self._dead_threads().items():
             threads.add_metric([name], not dead)
         yield threads
+        lately = GaugeMetricFamily("eta_view_missing_share", "Orders of late without the view.", labels=["view"])
+        trained = GaugeMetricFamily("eta_view_missing_share_training", "The same in training.", labels=["view"])
+        for share in self._shares():
+            lately.add_metric([share.view], share.missing)
+            if share.in_training is not None:
+                trained.add_metric([share.view], share.in_training)
+        yield lately
+        yield trained
         for name, (text, value) in self._totals.items():
             yield CounterMetricFamily(name, text, value=float(value()))
         for name, (text, value) in self._gauges.items():

@@ -11,7 +11,6 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import IntEnum
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Protocol
@@ -30,6 +29,7 @@ from serving.feast_bytes import (
     key_prefix,
     key_value,
 )
+from serving.status import FeatureStatus
 from serving.wire import WirePool, at_once
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -41,15 +41,6 @@ _NAN = math.nan
 
 class StoreUnavailable(Exception):
     """Redis is down, slow, or refuses to answer; the message names its address and what to do."""
-
-
-class Status(IntEnum):
-    """What is known about one feature of one row."""
-
-    PRESENT = 0
-    STALE = 1
-    MISSING = 2
-    UNDECODABLE = 3
 
 
 class BundleView(Protocol):
@@ -65,7 +56,12 @@ class BundleView(Protocol):
     def features(self) -> Sequence[str]: ...
 
 
-_PRESENT, _STALE, _MISSING, _UNDECODABLE = (int(status) for status in Status)
+_PRESENT, _STALE, _MISSING = int(FeatureStatus.PRESENT), int(FeatureStatus.STALE), int(FeatureStatus.MISSING)
+_UNDECODABLE, _FUTURE = int(FeatureStatus.UNDECODABLE), int(FeatureStatus.FUTURE)
+LARGEST = 3.4028234663852886e38
+"""The largest number of single precision, in which models compute; what is beyond is infinite to them."""
+LAST_INSTANT = 4_102_444_800_000_000
+"""2100, in microseconds: an event time at or beyond it, or before 1970, is in another unit or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +103,9 @@ class OnlineFeatures:
     names : tuple of str, length m
         `view__feature`, views and features in the reader's order.
     values : float64 array, (n, m)
-        Numbers, booleans and time stamps (Unix seconds); NaN where not present, and for text and lists.
+        Numbers, booleans and time stamps (Unix seconds); NaN where not present.
     statuses : uint8 array, (n, m)
-        Values of `Status`.
+        Values of `FeatureStatus`; text, lists and what is no finite number of single precision are undecodable.
     event_times : float64 array, (n, v)
         Unix seconds of each view's row, stale or not; NaN where there is none.
     view_of : intp array, (m,)
@@ -157,7 +153,7 @@ class OnlineReader:
         self._view_of = np.array([i for i, view in enumerate(self.views) for _ in view.features], dtype=np.intp)
         self._commands = [_command(view, project) for view in self.views]
         self._wires = WirePool(redis_url, timeout)
-        self._absent = [StoredRow.without_values(len(view.features), Status.MISSING) for view in self.views]
+        self._absent = [StoredRow.without_values(len(view.features), FeatureStatus.MISSING) for view in self.views]
         self._ttls = [math.inf if view.ttl is None else view.ttl // _MICROSECOND for view in self.views]
 
     def read(self, rows: Sequence[Mapping[str, Key | None]], as_of: datetime) -> OnlineFeatures:
@@ -188,11 +184,15 @@ class OnlineReader:
         )
 
     async def stored(
-        self, rows: Sequence[Mapping[str, Key | None]], as_of: Sequence[datetime]
+        self,
+        rows: Sequence[Mapping[str, Key | None]],
+        as_of: Sequence[datetime],
+        asked_at: Sequence[datetime | None] | None = None,
     ) -> list[list[StoredRow]]:
         """The same as `read`, each row as of an instant of its own: a `StoredRow` for each row and view.
 
-        On an event loop others go on while Redis answers.
+        Values are stale if they are too old at `asked_at`, where that is later than `as_of`. On an event loop others go
+        on while Redis answers.
         """
         asked = [[command(row) for command in self._commands] for row in rows]
         views = {command: view for row in asked for view, command in enumerate(row) if command}
@@ -205,10 +205,10 @@ class OnlineReader:
         }
         return [
             [
-                found[command].as_of(now, ttl) if command else absent
+                found[command].as_of(placed, now, ttl) if command else absent
                 for command, ttl, absent in zip(row, self._ttls, self._absent, strict=True)
             ]
-            for row, now in zip(asked, map(_micros, as_of), strict=True)
+            for row, (placed, now) in zip(asked, map(_instants, as_of, asked_at or [None] * len(rows)), strict=True)
         ]
 
     def ping(self) -> None:
@@ -231,7 +231,7 @@ class OnlineReader:
             event = decode_event_time(stored[-1]) if stored[-1] else None
         except Undecodable:
             event = None
-        if event is None:  # without its event time nothing is known to be fresh
+        if event is None or not 0 <= event < LAST_INSTANT:  # without its event time nothing is known to be fresh
             return _unreadable(stored[:-1])
         return _decoded(tuple(stored[:-1]), event)
 
@@ -249,9 +249,9 @@ class StoredRow:
     Attributes
     ----------
     values : list of float
-        Of each feature; NaN where not present, and for text and lists.
+        Of each feature; NaN where not present.
     statuses : bytes
-        A `Status` each.
+        A `FeatureStatus` each.
     event : float
         Unix seconds as of which the values hold; NaN = there are none.
     """
@@ -272,11 +272,17 @@ class StoredRow:
         """As many features of one status."""
         return cls.typical([_NAN] * count, status)
 
-    def as_of(self, now: int, ttl: float) -> StoredRow:
-        """The row at an instant, all in microseconds: with everything stale if it is older than `ttl`."""
-        if not now - self.micros > ttl:
-            return self
-        statuses = bytes(_STALE if data else _MISSING for data in self.stored)
+    def as_of(self, placed: int, now: int, ttl: float) -> StoredRow:
+        """The row at an instant, all in microseconds.
+
+        With everything stale if it is older than `ttl` at `now`, and of the future if it is newer than `placed`.
+        """
+        if self.micros > placed:
+            return self._without(_FUTURE)
+        return self._without(_STALE) if now - self.micros > ttl else self
+
+    def _without(self, status: int) -> StoredRow:
+        statuses = bytes(status if data else _MISSING for data in self.stored)
         return StoredRow([_NAN] * len(statuses), statuses, self.event)
 
     def objects(self) -> list[Value | None]:
@@ -295,8 +301,10 @@ def _decoded(stored: tuple[bytes | None, ...], micros: int) -> StoredRow:
     values, statuses = [], bytearray(len(stored))  # all present
     for data in stored:
         if data and data[0] == _DOUBLE and len(data) == 9:
-            values.append(_UNPACK_DOUBLE(data, 1)[0])
-            continue
+            value = _UNPACK_DOUBLE(data, 1)[0]
+            if -LARGEST <= value <= LARGEST:
+                values.append(value)
+                continue
         number, status = _number(data) if data else (_NAN, _MISSING)
         statuses[len(values)] = status
         values.append(number)
@@ -321,7 +329,8 @@ def _any_number(data: bytes) -> tuple[float, int]:
         return _NAN, _UNDECODABLE
     if value is None:
         return _NAN, _MISSING
-    return (float(value) if isinstance(value, int | float) else _NAN), _PRESENT
+    number = float(value) if isinstance(value, int | float) else _NAN
+    return (number, _PRESENT) if -LARGEST <= number <= LARGEST else (_NAN, _UNDECODABLE)
 
 
 def _unreadable(stored: Sequence[bytes | None]) -> StoredRow:
@@ -344,6 +353,12 @@ def _command(view: OnlineView, project: str) -> Callable[[Mapping[str, Key | Non
         return b"%s%d\r\n%s%s" % (before, len(key), key, after)
 
     return lambda row: packed(*[row.get(name) for name in names])
+
+
+def _instants(as_of: datetime, asked_at: datetime | None) -> tuple[int, int]:
+    """When an order was placed, and when it has to be fresh."""
+    placed = _micros(as_of)
+    return placed, placed if asked_at is None else max(placed, _micros(asked_at))
 
 
 def _micros(instant: datetime) -> int:

@@ -12,25 +12,26 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import IntEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from feature_repo.transforms import request_time
+from serving.absence import Absence
 from serving.bundle import Bundle, BundleInput, BundleView, Estimates
 from serving.errors import BundleError
-from serving.online import StoredRow
+from serving.online import LARGEST, StoredRow
+from serving.status import FeatureStatus
 
-__all__ = ["FeatureLookup", "FeatureStatus", "LookupFailed", "Order", "Predictions", "Predictor"]
+__all__ = ["FeatureLookup", "LookupFailed", "Order", "Predictions", "Predictor"]
 
-STORE_DOWN = "the online store does not answer: all of its features are missing"
-ALL_STALE = "every stored feature is older than its time to live: is the feature pipeline running?"
-UNDECODABLE = "a stored feature cannot be decoded and counts as missing"
+STORE_DOWN = "the online store does not answer: typical values of the training rows stand in for its features"
 OTHER_REQUEST_FUNCTION = "request-time features are computed by another version than the model was trained with"
+TOO_LONG = "the model predicts more than any delivery that it was trained on took: the answer is cut there"
 
 REQUEST_FIELDS = ("distance_km", "item_count", "order_value")
 ORDER_VALUE = REQUEST_FIELDS.index("order_value")
+_NAN = math.nan
 _request_values = attrgetter(*REQUEST_FIELDS)
 _COMPUTED = request_time.FEATURES
 
@@ -38,27 +39,16 @@ RESTAURANT_VALUE = ("restaurant_stats", "order_value_mean_28d")
 """The stored feature that the request-time features refer to."""
 
 
-class FeatureStatus(IntEnum):
-    """What became of one input of one row."""
-
-    PRESENT = 0
-    STALE = 1
-    MISSING = 2
-    UNDECODABLE = 3
-    UNAVAILABLE = 4
-
-    @property
-    def label(self) -> str:
-        """The name in answers, logs and metrics."""
-        return self.name.lower()
-
-
-_PRESENT, _STALE, _MISSING, _UNDECODABLE, _UNAVAILABLE = (int(status) for status in FeatureStatus)
-LABELS = tuple(status.label for status in FeatureStatus)
+_MISSING, _UNDECODABLE = int(FeatureStatus.MISSING), int(FeatureStatus.UNDECODABLE)
+_UNAVAILABLE, _OUTSIDE = int(FeatureStatus.UNAVAILABLE), int(FeatureStatus.OUTSIDE)
 
 
 class Order(NamedTuple):
-    """An order at the instant of its prediction."""
+    """An order at the instant of its prediction.
+
+    Stored values have to be fresh at `asked_at`, the server's clock, or at `placed_at` if that is later or nobody asked
+    now, as in a replay.
+    """
 
     restaurant_id: str
     placed_at: datetime
@@ -69,6 +59,9 @@ class Order(NamedTuple):
     distance_km: float | None = None
     item_count: int | None = None
     order_value: float | None = None
+    is_asap: bool = True
+    replay: bool = False
+    asked_at: datetime | None = None
 
 
 class LookupFailed(Exception):
@@ -78,7 +71,9 @@ class LookupFailed(Exception):
 class FeatureLookup(Protocol):
     """Reads the stored features of rows of entity keys."""
 
-    async def read(self, rows: list[dict[str, str | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
+    async def read(
+        self, rows: list[dict[str, str | None]], as_of: Sequence[datetime], asked_at: Sequence[datetime | None]
+    ) -> list[list[StoredRow]]:
         """Of each row, its views as of the row's instant; raises `LookupFailed` if the store does not answer."""
         ...
 
@@ -131,7 +126,8 @@ class Predictor:
         position = {each: index for index, each in enumerate([*stored, *given])}
         inputs_from = [_position(column, position) for column in inputs]
         self._inputs_of = _picker(inputs_from)
-        self._stored_of = _picker([place for place, index in enumerate(inputs_from) if index < len(stored)])
+        self.absence = Absence(bundle.document)
+        self._bounds = [(place, *column.bounds) for place, column in enumerate(inputs) if column.bounds is not None]
         self._restaurant_value = position.get(RESTAURANT_VALUE)
         medians = {(column.view, column.feature): column.median for column in inputs if column.median is not None}
         self._unanswered = [
@@ -170,26 +166,45 @@ class Predictor:
             One row per order, in the same order. A store that does not answer, and features that are missing or
             stale, do not raise: they are marked.
         """
-        views, store_down = await self._look_up(orders)
+        rows = [{key: getattr(order, key, None) for key in self._join_keys} for order in orders]
+        views, store_down = await self._look_up(rows, orders)
         stored = [[value for view in row for value in view.values] for row in views]
         inputs, statuses = [], []
         for row, values, given in zip(views, stored, self._given(orders, stored, store_down), strict=True):
             known = (*values, *given)
-            marks = b"".join([view.statuses for view in row]) + bytes([_MISSING * (value != value) for value in given])
-            inputs.append(self._inputs_of(known))
-            statuses.append(bytes(self._inputs_of(marks)))
+            marks = b"".join([view.statuses for view in row]) + bytes([_status(value) for value in given])
+            picked, found = self._checked(self._inputs_of(known), self._inputs_of(marks))
+            inputs.append(picked)
+            statuses.append(found)
         event_times = [tuple([view.event for view in row]) for row in views]
-        estimates = self.bundle.estimate(inputs)
-        return Predictions(inputs, statuses, event_times, estimates, self._reasons(statuses, store_down))
+        estimates = self.bundle.bounded(self.bundle.estimate(inputs))
+        reasons = self._reasons(statuses, self.named(orders), store_down, estimates)
+        return Predictions(inputs, statuses, event_times, estimates, reasons)
 
-    async def _look_up(self, orders: Sequence[Order]) -> tuple[list[list[StoredRow]], bool]:
+    def named(self, orders: Sequence[Order]) -> list[tuple[bool, ...]]:
+        """Of each order, whether it says of whom each view is."""
+        return [tuple([getattr(order, view.join_key, None) is not None for view in self.views]) for order in orders]
+
+    async def _look_up(
+        self, rows: list[dict[str, str | None]], orders: Sequence[Order]
+    ) -> tuple[list[list[StoredRow]], bool]:
         if not self.views:
             return [[]] * len(orders), False
-        rows = [{key: getattr(order, key, None) for key in self._join_keys} for order in orders]
         try:
-            return await self.lookup.read(rows, [order.placed_at for order in orders]), False
+            as_of, asked_at = [order.placed_at for order in orders], [order.asked_at for order in orders]
+            return await self.lookup.read(rows, as_of, asked_at), False
         except LookupFailed:
             return [self._without_store(row) for row in rows], True
+
+    def _checked(self, inputs: tuple[float, ...], marks: tuple[int, ...]) -> tuple[tuple[float, ...], bytes]:
+        """Inputs without those that are infinite to the model, and their statuses with those that are implausible."""
+        statuses = bytearray(marks)
+        if _UNDECODABLE in marks:
+            inputs = tuple([_NAN if mark == _UNDECODABLE else value for value, mark in zip(inputs, marks, strict=True)])
+        for place, low, high in self._bounds:
+            if not low <= inputs[place] <= high and inputs[place] == inputs[place]:
+                statuses[place] = _OUTSIDE
+        return inputs, bytes(statuses)
 
     def _without_store(self, row: dict[str, str | None]) -> list[StoredRow]:
         """The views of a row while the store does not answer."""
@@ -213,17 +228,24 @@ class Predictor:
             given.append((*row, *request_time.compute_row(order.placed_at.timestamp(), row[ORDER_VALUE], usual)))
         return given
 
-    def _reasons(self, statuses: Sequence[bytes], store_down: bool) -> list[tuple[str, ...]]:
+    def _reasons(
+        self, statuses: Sequence[bytes], named: Sequence[tuple[bool, ...]], store_down: bool, estimates: Estimates
+    ) -> list[tuple[str, ...]]:
         """Why each row is degraded."""
         standing = (*self.standing_reasons, STORE_DOWN) if store_down else self.standing_reasons
-        return [standing + _faults(self._stored_of(row)) for row in statuses]
+        found = [standing + self.absence.reasons(row, whose) for row, whose in zip(statuses, named, strict=True)]
+        longest = self.bundle.document.label_maximum
+        if max(estimates.minutes) < longest:
+            return found
+        too_long = [minutes >= longest for minutes in estimates.minutes]
+        return [(*reasons, TOO_LONG) if cut else reasons for reasons, cut in zip(found, too_long, strict=True)]
 
 
-@lru_cache(maxsize=1_024)  # few combinations occur
-def _faults(stored: tuple[int, ...]) -> tuple[str, ...]:
-    """What the statuses of a row's stored inputs say."""
-    only_stale = _STALE in stored and _PRESENT not in stored
-    return (ALL_STALE,) * only_stale + (UNDECODABLE,) * (_UNDECODABLE in stored)
+def _status(value: float) -> int:
+    """Of a value that a request brought, or that was computed of one."""
+    if value != value:
+        return _MISSING
+    return 0 if -LARGEST <= value <= LARGEST else _UNDECODABLE
 
 
 def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:

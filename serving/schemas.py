@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from feature_repo.ids import LARGEST_EXACT, MAX_ID_LENGTH, NoId, read_id
 from feature_repo.window import as_utc
@@ -65,7 +65,6 @@ class OrderRequest(BaseModel):
                     "restaurant_id": "r-17",
                     "customer_id": "c-2048",
                     "zone_id": "z-3",
-                    "placed_at": "2026-05-01T12:30:00+00:00",
                     "distance_km": 2.4,
                     "item_count": 3,
                     "order_value": 31.5,
@@ -82,15 +81,32 @@ class OrderRequest(BaseModel):
     customer_id: Identifier | None = None
     zone_id: Identifier | None = None
     placed_at: Instant | None = Field(
-        default=None, description="When the order was placed, with a time zone; now if absent. Features are as of then."
+        default=None,
+        description="When the order was placed, with a time zone; now if absent. Nothing newer is used. By default it "
+        "lies at most 24 h before and 10 minutes after the server's clock; for earlier orders there is `?replay=true`.",
+    )
+    is_asap: bool = Field(
+        default=True,
+        strict=True,
+        description="Whether it is for now; a scheduled order is outside of what the model was trained on.",
     )
     distance_km: float | None = Field(default=None, ge=0, le=100, strict=True, allow_inf_nan=False)
     item_count: Count | None = None
     order_value: float | None = Field(default=None, ge=0, le=100_000, strict=True, allow_inf_nan=False)
 
-    def order(self, now: datetime) -> Order:
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, given: Any) -> Any:
+        """Each unknown field is an error of its own, and making thousands of them takes seconds."""
+        if isinstance(given, dict) and len(given) > len(cls.model_fields):
+            unknown = sorted(repr(name)[:40] for name in list(given)[:50] if name not in cls.model_fields)[:3]
+            raise ValueError(f"an order has at most {len(cls.model_fields)} fields, and {', '.join(unknown)} are none")
+        return given
+
+    def order(self, now: datetime, replay: bool = False) -> Order:
         """The order to predict, placed now unless it says when."""
-        return Order(**{**self.__dict__, "placed_at": self.placed_at or now})
+        asked_at = None if replay else now
+        return Order(**{**self.__dict__, "placed_at": self.placed_at or now}, replay=replay, asked_at=asked_at)
 
 
 _Row = Annotated[
@@ -127,8 +143,10 @@ class FeatureValue(BaseModel):
     """An input of the model as it was used."""
 
     value: float | None = Field(description="null = the model was given a missing value.")
-    status: Literal["present", "stale", "missing", "undecodable", "unavailable"]
-    age_seconds: float | None = Field(default=None, description="Of stored features: how old at `as_of`.")
+    status: Literal["present", "stale", "missing", "undecodable", "unavailable", "future", "outside"]
+    age_seconds: float | None = Field(
+        default=None, description="Of stored features: how old at `as_of`; negative if newer, which is not used."
+    )
 
 
 class Prediction(BaseModel):

@@ -8,14 +8,15 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
 from config import Settings
+from serving.absence import Share
 from serving.bundle import Bundle
 from serving.champion import Challenger, Champion, LoadedModel, Switch
-from serving.errors import no_model
+from serving.errors import FieldError, Problem, invalid_request, no_model, outside_population
 from serving.lookup import StoreLookup
 from serving.metrics import Metrics
 from serving.prediction_log import LogEntry, PredictionLog
@@ -118,6 +119,7 @@ class Service:
         self.metrics.watch_champion(self.champion)
         self.metrics.watch_store(lambda: self.store.breaker.is_open)
         self.metrics.watch_threads(self.dead_threads)
+        self.metrics.watch_shares(self.shares)
 
     def start(self) -> None:
         """Load the champion, if there is one, and begin to poll and to log."""
@@ -148,6 +150,37 @@ class Service:
         if current is None:
             raise no_model(self.champion.why_none)
         return current
+
+    def refusal(self, order: Order) -> Problem | None:
+        """Why the model in use has no true answer to an order; None if it has one.
+
+        Raises
+        ------
+        Problem
+            503: there is no model.
+        """
+        population = self.model().bundle.document.population
+        for name, wanted in population.items():
+            if getattr(order, name, wanted) != wanted:
+                fault = FieldError(name, f"the model was trained on orders with {name}={str(wanted).lower()} only")
+                return outside_population(fault)
+        untimely = None if order.replay else self._untimely(order.placed_at)
+        return invalid_request([untimely]) if untimely else None
+
+    def _untimely(self, placed_at: datetime) -> FieldError | None:
+        settings, now = self.settings, self.clock()
+        oldest = now - timedelta(hours=settings.placed_at_max_age_hours)
+        newest = now + timedelta(minutes=settings.placed_at_max_ahead_minutes)
+        if oldest <= placed_at <= newest:
+            return None
+        side = "before" if placed_at < oldest else "after"
+        bound = oldest if placed_at < oldest else newest
+        return FieldError(
+            "placed_at",
+            f"{placed_at.isoformat()} is {side} {bound.isoformat(timespec='seconds')}: values of now are none of then. "
+            "Ask when the order is placed, or with ?replay=true for one of the past (ETA_PLACED_AT_MAX_AGE_HOURS, "
+            "ETA_PLACED_AT_MAX_AHEAD_MINUTES)",
+        )
 
     async def predict(self, orders: Sequence[Order], asked: Sequence[Asked]) -> list[ServedRow]:
         """Predict, count and log; each order by the model whose turn it is.
@@ -272,9 +305,24 @@ class Service:
         return {
             "model": model or Part(False, self.champion.why_none),
             "online_store": Part(*self.store.ping()),
+            "features": self._features_part(),
             "prediction_log": self._log_part(),
             "threads": self._threads_part(),
         }
+
+    def shares(self) -> list[Share]:
+        """How often each view of the model in use has nothing lately, beside training."""
+        current = self.champion.current
+        return current.predictor.absence.shares() if current else []
+
+    def _features_part(self) -> Part:
+        told = [
+            f"{share.view} {share.missing:.0%} of {share.rows} orders (training: "
+            f"{'not known' if share.in_training is None else f'{share.in_training:.0%}'})"
+            for share in self.shares()
+        ]
+        ok = not any(share.is_too_large for share in self.shares())
+        return Part(ok, f"missing lately: {', '.join(told)}" if told else "nobody has asked yet")
 
     def _log_part(self) -> Part:
         log = self.log
@@ -290,7 +338,9 @@ class Service:
         for status, rows in (("degraded", degraded), ("ok", len(served.orders) - degraded)):
             if rows:
                 self.metrics.count("eta_predictions", served.model.variant, status, by=rows)
-        self.metrics.served(served.model.bundle.input_names, served.predictions.statuses)
+        predictor, statuses = served.model.predictor, served.predictions.statuses
+        self.metrics.served(served.model.bundle.input_names, statuses)
+        predictor.absence.add(statuses, predictor.named(served.orders))
 
     def _predictor(self, bundle: Bundle) -> Predictor:
         return Predictor(bundle, self.store.for_bundle(bundle))

@@ -37,6 +37,7 @@ REQUEST = (
     "distance_km",
     "item_count",
     "order_value",
+    "is_asap",
 )
 """What is known of an order when its delivery time is asked for."""
 

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ OURS = frozenset({"feature_repo", "monitoring", "serving", "simulator", "stack",
 """Errors of these packages have messages written for people; any other shows its traceback, too."""
 BATCH = 500
 """Orders per request to the prediction service."""
+REPLAY = {"replay": True}
+"""What is asked about was placed up to a day ago, when the store held what it holds at that step."""
 
 
 class WalkError(RuntimeError):
@@ -353,10 +356,14 @@ def _live(settings: Settings, live: Window, story: Story, narrator: Narrator) ->
             story.audits.append(told["audit"])
             if not told["audit"]["passed"]:
                 narrator.say(f"{step.start:%H:%M}  AUDIT FAILED: online differs from offline: {told['audit']}")
-            refused = f", {len(answers) - predicted} requests refused" if predicted < len(answers) else ""
-            narrator.say(
-                f"{step.start:%H:%M}  {predicted:>4} orders predicted{refused}; then their outcome, features, audit"
-            )
+            asked = f"{predicted:>4} orders predicted{_refusals(answers)}"
+            narrator.say(f"{step.start:%H:%M}  {asked}; then their outcome, features, audit")
+
+
+def _refusals(answers: list[dict[str, Any]]) -> str:
+    """In words, how many requests were refused and why, by the title of the problem."""
+    titles = Counter(answer["problem"]["title"] for answer in answers if answer["problem"] is not None)
+    return "".join(f", {count} refused ({title})" for title, count in titles.items())
 
 
 def _steps(live: Window) -> Iterator[Window]:
@@ -376,7 +383,8 @@ def _placed(settings: Settings, window: Window) -> list[dict[str, Any]]:
     placed = pl.col("placed_at").is_between(window.start, window.end, closed="left")
     request = ["order_id", "restaurant_id", "customer_id", "zone_id", "placed_at", "distance_km", "item_count"]
     rows = read_landing(window, settings).filter(placed, pl.col("status") == "placed").unique("order_id")
-    rows = rows.select(*request, "order_value").sort("placed_at", "order_id")
+    for_now = pl.col("is_asap").fill_null(True)
+    rows = rows.select(*request, "order_value", for_now).sort("placed_at", "order_id")
     return [
         {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
         for row in rows.iter_rows(named=True)
@@ -410,7 +418,7 @@ def _service(settings: Settings) -> httpx.Client:
 def _predict(service: httpx.Client, orders: list[dict[str, Any]]) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = []
     for first in range(0, len(orders), BATCH):
-        answer = service.post("/predict/batch", json={"orders": orders[first : first + BATCH]})
+        answer = service.post("/predict/batch", params=REPLAY, json={"orders": orders[first : first + BATCH]})
         if answer.is_error:
             raise WalkError(f"the prediction service refused a batch ({answer.status_code}): {answer.text}")
         answers += answer.json()["rows"]
@@ -435,11 +443,12 @@ def _feature_rows(settings: Settings) -> dict[str, int]:
 
 
 def _example(settings: Settings, end: datetime) -> dict[str, Any]:
-    """One prediction from the running service, for an order of now like the last one that was placed."""
-    candidates = _placed(settings, Window.last(timedelta(hours=LIVE_HOURS), end))
+    """One prediction from the running service, for an order like the last one that was placed for now."""
+    placed = _placed(settings, Window.last(timedelta(hours=LIVE_HOURS), end))
+    candidates = [order for order in placed if order["is_asap"]]
     if not candidates:
         return {}
     order = candidates[-1] | {"order_id": "make-run-example"}
     with _service(settings) as service:
-        answer = service.post("/predict", json=order)
+        answer = service.post("/predict", params=REPLAY, json=order)
     return {"request": order, "status_code": answer.status_code, "answer": answer.json()}

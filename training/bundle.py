@@ -83,13 +83,21 @@ def _content(
         "task": spec.kind,
         "trained_until": evaluation["test_start"],
         "baseline": evaluation["baseline"],
-        **({"baseline_minutes": evaluation["baseline"]} if spec.unit == "minutes" else {}),
+        **_minutes(evaluation, spec),
+        "population": dict(spec.asks),
         "metrics": evaluation["metrics"],
         "views": source["views"],
         "inputs": [_input(item, seen[:, place]) for place, item in enumerate(source["inputs"])],
         **_interval(evaluation),
         "self_test": _self_test(model, split, dataset, spec),
     }
+
+
+def _minutes(evaluation: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """What serving has to know of a label in minutes."""
+    if spec.unit != "minutes":
+        return {}
+    return {"baseline_minutes": evaluation["baseline"], "label_maximum": spec.limits.label_maximum}
 
 
 def _interval(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +109,7 @@ def _interval(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 def _input(item: Mapping[str, Any], values: Vector | Matrix) -> dict[str, Any]:
     present = values[np.isfinite(values)].astype(np.float64)
     described = {name: item[name] for name in ("name", "source", "view", "feature", "dtype")}
+    described["null_rate"] = 1.0 - present.size / len(values) if len(values) else None
     if not present.size:
         return described | {"median": None, "minimum": None, "maximum": None}
     low, middle, high = (float(value) for value in np.quantile(present, [0.0, 0.5, 1.0]))

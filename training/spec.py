@@ -158,6 +158,8 @@ class ModelSpec:
         Columns of an order without which there can be no such model: where the source does not have one, its training
         is skipped, and says so.
     seed : int
+    asks : mapping
+        Fields of a request and the value that all rows of the population have, which the service answers for only.
     """
 
     name: str
@@ -182,6 +184,7 @@ class ModelSpec:
     label_horizon: timedelta = timedelta()
     search: SearchSpec = SearchSpec()
     requires: tuple[str, ...] = ()
+    asks: Mapping[str, bool] = field(default_factory=dict, kw_only=True)
     owner: str = field(default="delivery-eta", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -231,5 +234,6 @@ class ModelSpec:
         """SHA-256 of all that training depends on; not of the gates, which decide afterwards, nor of the code."""
         content = asdict(replace(self, gates=(), slices=(), fairness=()))
         content["label_horizon"] = self.label_horizon.total_seconds()
+        del content["asks"]  # says of the population what it is, and changes no row of it
         content["population"] = f"{self.population.__module__}.{getattr(self.population, '__name__', '')}"
         return canonical_hash(content)

@@ -110,7 +110,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
             "metrics": {"validation_mae": 5.0},
             "views": VIEWS,
             "inputs": [
-                {"name": name, "source": source, "view": view, "feature": feature, "dtype": "Float64", "median": 1.0}
+                {"name": name, "source": source, "view": view, "feature": feature, "dtype": "Float64"} | {"median": 1.0}
                 for name, source, view, feature in INPUTS
             ],
             "interval": {"p10_offset": -6.0, "p90_offset": 9.0},

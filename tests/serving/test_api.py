@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -21,10 +21,11 @@ from serving.prediction_log import read_predictions
 from serving.predictor import LookupFailed
 from serving.service import Service
 from tests.conftest import free_port
-from tests.serving.conftest import KEY, NAMES, NOON
+from tests.serving.conftest import KEY, NAMES, NOON, fill_store, write_online
 from tests.waiting import GENEROUS_SECONDS, wait_until
 
 PLACED = "2026-05-01T13:00:00+00:00"
+NOW = datetime.fromisoformat(PLACED)
 ORDER = {
     "order_id": "o1",
     "restaurant_id": "r1",
@@ -57,7 +58,7 @@ def listening(service: Service) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def service(settings: Settings, store: str, bundle_dir: Path) -> Service:
-    return Service(settings.model_copy(update={"model_dir_override": bundle_dir}), clock=lambda: NOON)
+    return Service(settings.model_copy(update={"model_dir_override": bundle_dir}), clock=lambda: NOW)
 
 
 @pytest.fixture
@@ -115,13 +116,14 @@ def test_the_inputs_are_shown_on_request(client: httpx.Client):
 
 
 def test_an_order_without_an_instant_is_placed_now(client: httpx.Client):
-    assert client.post("/predict", json={"restaurant_id": "r1"}).json()["as_of"] == "2026-05-01T12:00:00Z"
+    assert client.post("/predict", json={"restaurant_id": "r1"}).json()["as_of"] == "2026-05-01T13:00:00Z"
 
 
 def test_missing_and_stale_features_are_listed(client: httpx.Client):
     late = (NOON + timedelta(hours=27)).isoformat()
+    old = {"restaurant_id": "r1", "placed_at": late}
 
-    found = client.post("/predict", json={"restaurant_id": "r1", "placed_at": late}).json()
+    found = client.post("/predict", params={"replay": True}, json=old).json()
 
     assert found["stale_features"] == NAMES[:3]
     assert found["missing_features"] == [*NAMES[3:8], NAMES[10]]
@@ -163,6 +165,107 @@ def test_a_wrong_field_is_named(client: httpx.Client, change: dict, field: str, 
     assert error["field"] == field
     assert message in error["message"]
     assert found["detail"] == f"{field}: {error['message']}"
+
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("placed", "message"),
+    [
+        (NOW - 24 * HOUR, None),
+        (NOW - 24 * HOUR - timedelta(seconds=1), "is before 2026-04-30T13:00:00+00:00"),
+        (NOW.replace(year=2006), "is before 2026-04-30T13:00:00+00:00: values of now are none of then"),
+        (NOW + timedelta(minutes=10), None),
+        (NOW + timedelta(minutes=10, seconds=1), "is after 2026-05-01T13:10:00+00:00"),
+    ],
+)
+def test_an_order_was_placed_about_now(service: Service, placed: datetime, message: str | None):
+    with listening(service) as client:
+        asked = {"restaurant_id": "r1", "placed_at": placed.isoformat()}
+        alone = client.post("/predict", json=asked)
+        (row,) = client.post("/predict/batch", json={"orders": [asked]}).json()["rows"]
+        looked = client.get("/features/r1", params={"placed_at": placed.isoformat()})
+        replayed = client.post("/predict", params={"replay": True}, json=asked)
+
+    assert replayed.status_code == 200
+    if message is None:
+        assert (alone.status_code, looked.status_code, row["problem"]) == (200, 200, None)
+        return
+    for found in (problem(alone), problem(looked), row["problem"]):
+        assert [error["field"] for error in found["errors"]] == ["placed_at"]
+        assert message in found["detail"]
+
+
+def test_what_is_newer_than_the_order_and_what_is_stale_now_is_said(client: httpx.Client, store: str):
+    earlier = {"restaurant_id": "r1", "placed_at": (NOON - HOUR).isoformat()}
+    fill_store(store, NOW - 27 * HOUR)
+
+    write_online(store, "zone_id", "z1", "zone_stats", NOON, {"open_order_count": 9})
+    found = client.post("/predict?features=true", json=earlier | {"zone_id": "z1"}).json()
+
+    assert found["status"] == "degraded"
+    assert found["stale_features"] == NAMES[:3]
+    assert found["features"]["zone_stats__open_order_count"] == {
+        "value": None,
+        "status": "future",
+        "age_seconds": -3600.0,
+    }
+    assert found["reasons"][-1] == "zone_stats__open_order_count: newer than the order, counts as missing"
+
+
+def test_a_replay_is_logged_as_one(service: Service, settings: Settings):
+    with listening(service) as client:
+        client.post("/predict", params={"replay": True}, json=ORDER)
+
+    rows = read_predictions(settings, Window(NOON.replace(hour=0), NOON.replace(hour=0) + timedelta(days=1)))
+    assert rows["source"].to_list() == ["replay"]
+
+
+def test_an_order_of_a_kind_that_the_model_was_not_trained_on_gets_a_problem(client: httpx.Client, service: Service):
+    scheduled = ORDER | {"is_asap": False}
+
+    alone = problem(client.post("/predict", json=scheduled))
+    row, good = client.post("/predict/batch", json={"orders": [scheduled, ORDER | {"is_asap": True}]}).json()["rows"]
+
+    assert (alone["status"], alone["type"]) == (422, "urn:delivery-eta:problem:outside-population")
+    assert alone["detail"] == "is_asap: the model was trained on orders with is_asap=true only"
+    assert row["problem"] == {
+        "title": "The model does not answer for orders of this kind",
+        "detail": alone["detail"],
+        "errors": alone["errors"],
+    }
+    assert (row["order_id"], good["problem"]) == ("o1", None)
+    wait_until(lambda: service.log.written, "the row of the other")
+    assert service.log.written == 1
+
+
+def test_half_an_emoji_in_a_row_is_a_problem_of_that_row(client: httpx.Client):
+    half = ['{"restaurant_id": "r1", "order_id": "\\ud83d"}', '{"restaurant_id": "r1", "\\ud83d": 1}', '"\\ud83d"']
+    body = '{"orders": [' + ", ".join([json.dumps(ORDER), *half]) + "]}"
+
+    answer = client.post("/predict/batch", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["succeeded"], found["failed"]) == (1, 3)
+    assert [row["problem"] and row["problem"]["errors"][0]["field"] for row in found["rows"]] == [
+        None,
+        "order_id",
+        "body",
+        "body",
+    ]
+
+
+def test_thousands_of_unknown_fields_are_one_error(client: httpx.Client):
+    many = {"restaurant_id": "r1"} | {f"x{number}": 1 for number in range(20_000)}
+
+    found = problem(client.post("/predict", json=many))
+    (row,) = client.post("/predict/batch", json={"orders": [many]}).json()["rows"]
+
+    expected = "an order has at most 10 fields, and 'x0', 'x1', 'x10' are none"
+    assert [error["message"] for error in found["errors"]] == [expected]
+    assert [error["message"] for error in row["problem"]["errors"]] == [expected]
 
 
 def test_numbers_that_json_does_not_have_are_refused(client: httpx.Client):
@@ -305,7 +408,7 @@ def test_every_prediction_is_logged_as_it_was_answered(service: Service, setting
         "prediction_id": single["prediction_id"],
         "order_id": "o1",
         "placed_at": NOON + timedelta(hours=1),
-        "predicted_at": NOON,
+        "predicted_at": NOW,
         "model_name": "delivery_time",
         "model_version": single["model"]["version"],
         "variant": "champion",
@@ -320,7 +423,7 @@ def test_every_prediction_is_logged_as_it_was_answered(service: Service, setting
         "zone_id": "z1",
         "request_id": single["request_id"],
         "reasons": "[]",
-        "request": '{"distance_km":2.0,"item_count":3,"order_value":30.0}',
+        "request": '{"distance_km":2.0,"item_count":3,"order_value":30.0,"is_asap":true}',
         "caller": None,
     }
     other = rows[batch["rows"][0]["prediction"]["prediction_id"]]
@@ -358,6 +461,7 @@ def test_readiness_names_its_parts(client: httpx.Client, service: Service, setti
         "parts": {
             "model": {"ok": True, "detail": f"delivery_time version {service.model().ref.version}"},
             "online_store": {"ok": True, "detail": "Redis answers"},
+            "features": {"ok": True, "detail": "nobody has asked yet"},
             "prediction_log": {
                 "ok": True,
                 "detail": "0 predictions wait; 0 predictions are lost, 0 set aside, since the start",
@@ -526,7 +630,10 @@ def test_the_features_of_entities_are_shown_with_their_freshness_and_nothing_is_
         "age_seconds": 3600.0,
     }
     assert found["features"]["driver_stats__delivery_minutes_mean_28d"]["status"] == "missing"
-    assert (found["status"], found["as_of"], found["model"]) == ("ok", "2026-05-01T13:00:00Z", predicted["model"])
+    assert found["reasons"] == [
+        "driver_stats: nothing is stored of this driver_id, and how often that was so in training is not known"
+    ]
+    assert (found["status"], found["as_of"], found["model"]) == ("degraded", "2026-05-01T13:00:00Z", predicted["model"])
     wait_until(lambda: service.log.written, "the row of the prediction, which comes after the answer")
     assert service.log.written + service.log.queued == 1
 
@@ -549,7 +656,7 @@ def test_beyond_the_limit_requests_are_told_to_come_back_and_health_is_answered(
     limited = Service(service.settings.model_copy(update={"serving_concurrency": 1}), clock=lambda: NOON)
     entered, leave = threading.Event(), threading.Event()
 
-    async def waits(rows: object, as_of: object) -> object:
+    async def waits(*_: object) -> object:
         entered.set()
         leave.wait(GENEROUS_SECONDS)
         raise LookupFailed("the test is over")

@@ -105,7 +105,7 @@ def write_features(settings: Settings) -> None:
 def test_each_order_of_the_window_is_scored_once_and_as_online(installation: Settings, bundle_dir: Path):
     found = batch.score(TODAY, installation)
 
-    assert found["rows"] == 4
+    assert (found["rows"], found["outside_population"]) == (4, 1)
     assert found["file"] == f"lake/predictions/day=2026-05-02/batch-delivery_time-{TODAY.slug}.parquet"
     assert found["null_rates"]["distance_km"] == 0.25
     assert found["null_rates"]["restaurant_stats__order_count_7d"] == 0.25
@@ -130,7 +130,7 @@ def answered_online(settings: Settings) -> None:
     """Ask a service about the orders that a batch scores, as each was known when it was placed, and let it log."""
     service = Service(settings, clock=lambda: NOON + timedelta(minutes=45))
     service.start()
-    for row in batch.orders_to_score(TODAY, settings).iter_rows(named=True):
+    for row in batch.orders_to_score(TODAY, settings).filter("is_asap").iter_rows(named=True):
         at_once(service.predict([Order(**row)], [Asked("r", 0.0)]))
     service.stop()
 
@@ -213,6 +213,9 @@ def test_a_batch_row_is_logged_with_every_value_and_scoring_again_changes_nothin
         "customer_id": None,
         "zone_id": "z1",
         "event_times": '{"restaurant_stats":null,"driver_stats":null,"zone_stats":null}',
+        "reasons": "[]",
+        "request": '{"distance_km":2.0,"item_count":3,"order_value":30.0,"is_asap":true}',
+        "caller": None,
         "request_id": None,
     }
 

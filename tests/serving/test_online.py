@@ -28,14 +28,15 @@ from hypothesis import strategies as st
 from config import Settings
 from feature_repo.stores.redis_online import feast_connection_string
 from serving.online import (
+    LARGEST,
     OnlineReader,
     OnlineView,
-    Status,
     StoreUnavailable,
     Undecodable,
     decode_event_time,
     decode_value,
 )
+from serving.status import FeatureStatus
 from tests.conftest import free_port
 from tests.feature_repo.stores.helpers import NOON, at, repo_config
 from tests.servers import RedisServer
@@ -173,9 +174,15 @@ def test_equals_a_stock_client(
             value = theirs[name].values[row]
             kind = value.WhichOneof("val")
             expected = None if kind is None else plain(getattr(value, kind))
-            assert same(ours.objects[row][column], expected), (name, ours.objects[row][column], expected)
-            assert ours.statuses[row, column] == (Status.MISSING if kind is None else Status.PRESENT)
             number = float(expected) if isinstance(expected, int | float) else math.nan
+            if kind is None:
+                status = FeatureStatus.MISSING
+            elif -LARGEST <= number <= LARGEST:
+                status = FeatureStatus.PRESENT
+            else:
+                status, number, expected = FeatureStatus.UNDECODABLE, math.nan, None
+            assert ours.statuses[row, column] == status, (name, expected)
+            assert same(ours.objects[row][column], expected), (name, ours.objects[row][column], expected)
             assert same(float(ours.values[row, column]), number)
 
 
@@ -215,7 +222,7 @@ def one(settings: Settings, as_of: datetime, restaurant_id: str | None = "a") ->
 def test_value_older_than_its_ttl_is_stale_and_not_a_number(settings: Settings, age: timedelta, status: str) -> None:
     put(settings, "by_restaurant", {"restaurant_id": "a"}, {"d": 1.5, "l": None})
     found = one(settings, NOON + age)
-    assert found.statuses[0, 0] == Status[status]
+    assert found.statuses[0, 0] == FeatureStatus[status]
     assert found.values[0, 0] == 1.5 if status == "PRESENT" else np.isnan(found.values[0, 0])
     assert (found.objects[0][0] is None) == (status == "STALE")
     assert found.event_times[0, 0] == NOON.timestamp()
@@ -225,7 +232,7 @@ def test_value_older_than_its_ttl_is_stale_and_not_a_number(settings: Settings, 
 @pytest.mark.parametrize("key", ["nobody", None])
 def test_unknown_or_absent_entity_is_missing(settings: Settings, key: str | None) -> None:
     found = one(settings, NOON, key)
-    assert found.statuses.tolist() == [[Status.MISSING, Status.MISSING]]
+    assert found.statuses.tolist() == [[FeatureStatus.MISSING, FeatureStatus.MISSING]]
     assert np.isnan(found.values).all()
     assert np.isnan(found.event_times).all()
     assert np.isnan(found.age_seconds(NOON)).all()
@@ -242,7 +249,7 @@ def test_corrupt_value_is_undecodable_and_alone(settings: Settings) -> None:
         if data == Value(double_val=1.5).SerializeToString():
             client.hset(_hash_key(settings), field, data[:5])
     found = one(settings, NOON)
-    assert found.statuses.tolist() == [[Status.UNDECODABLE, Status.PRESENT]]
+    assert found.statuses.tolist() == [[FeatureStatus.UNDECODABLE, FeatureStatus.PRESENT]]
     assert np.isnan(found.values[0, 0])
     assert found.values[0, 1] == 7
 
@@ -255,7 +262,7 @@ def test_value_without_a_readable_event_time_is_not_present(settings: Settings, 
         client.hset(_hash_key(settings), "_ts:by_restaurant", b"\xff\xff")
     else:
         client.hdel(_hash_key(settings), "_ts:by_restaurant")
-    assert one(settings, NOON).statuses.tolist() == [[Status.UNDECODABLE, Status.UNDECODABLE]]
+    assert one(settings, NOON).statuses.tolist() == [[FeatureStatus.UNDECODABLE, FeatureStatus.UNDECODABLE]]
 
 
 def test_key_of_another_redis_type_is_undecodable_and_other_rows_are_read(settings: Settings) -> None:
@@ -264,7 +271,7 @@ def test_key_of_another_redis_type_is_undecodable_and_other_rows_are_read(settin
     client.set(_hash_key(settings).replace(b"\x01\x00\x00\x00a", b"\x01\x00\x00\x00z"), "a string")
     view = OnlineView("by_restaurant", ("restaurant_id",), ("d", "l"), TTL)
     found = reader(settings, [view]).read([{"restaurant_id": "z"}, {"restaurant_id": "a"}], NOON)
-    assert found.statuses.tolist() == [[Status.UNDECODABLE] * 2, [Status.PRESENT] * 2]
+    assert found.statuses.tolist() == [[FeatureStatus.UNDECODABLE] * 2, [FeatureStatus.PRESENT] * 2]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from serving import log_files, log_rows, prediction_log
 from serving.bundle import Estimates
 from serving.errors import PredictionLogError
 from serving.prediction_log import PREDICTION_SCHEMA, LogEntry, PredictionLog, read_predictions, to_table
-from serving.predictor import FeatureStatus, Order, Predictions
+from serving.predictor import Order, Predictions
+from serving.status import FeatureStatus
 from tests.serving.conftest import NOON
 from tests.waiting import wait_until
 
@@ -82,7 +83,7 @@ def test_a_row_is_logged_with_every_value(log: PredictionLog, settings: Settings
         "event_times": '{"view":"2026-05-01T11:00:00+00:00"}',
         "request_id": "q1",
         "reasons": "[]",
-        "request": '{"distance_km":null,"item_count":null,"order_value":12.5}',
+        "request": '{"distance_km":null,"item_count":null,"order_value":12.5,"is_asap":true}',
         "caller": "app",
     }
 

@@ -13,21 +13,14 @@ import pytest
 import redis
 
 from config import Settings
-from serving.bundle import Bundle
-from serving.errors import BundleError
+from serving.absence import ALL_STALE, UNDECODABLE
+from serving.bundle import Bundle, Estimates
+from serving.errors import BundleError, ModelFault
+from serving.feast_bytes import field_name
 from serving.lookup import StoreLookup
 from serving.online import StoredRow
-from serving.predictor import (
-    ALL_STALE,
-    OTHER_REQUEST_FUNCTION,
-    STORE_DOWN,
-    UNDECODABLE,
-    FeatureStatus,
-    LookupFailed,
-    Order,
-    Predictions,
-    Predictor,
-)
+from serving.predictor import OTHER_REQUEST_FUNCTION, STORE_DOWN, TOO_LONG, LookupFailed, Order, Predictions, Predictor
+from serving.status import FeatureStatus
 from serving.wire import at_once
 from tests.conftest import free_port
 from tests.serving.conftest import NAMES, NOON, BundleMaker, write_online
@@ -96,8 +89,17 @@ def test_many_rows_give_what_each_gives_alone(predictor: Predictor, store: str):
     assert together.reasons == [one.reasons[0] for one in alone]
 
 
-def test_what_is_not_known_is_missing_and_does_not_degrade_the_answer(predictor: Predictor):
-    found = predict(predictor, [Order("never seen", NOON)])
+def with_inputs(make_bundle: BundleMaker, bundle_dir: Path, **changes: Any) -> Bundle:
+    """A bundle whose inputs all have these members, too."""
+    inputs = [each | changes for each in json.loads((bundle_dir / "bundle.json").read_text())["inputs"]]
+    return Bundle.load(make_bundle(inputs=inputs))
+
+
+def test_what_is_not_known_is_missing_and_no_fault_where_training_had_many_such_rows(
+    make_bundle: BundleMaker, bundle_dir: Path, settings: Settings, store: str
+):
+    bundle = with_inputs(make_bundle, bundle_dir, null_rate=0.2)
+    found = predict(Predictor(bundle, StoreLookup(settings).for_bundle(bundle)), [Order("never seen", NOON)])
 
     missing = [name for name, status in zip(NAMES, found.statuses[0], strict=True) if status == FeatureStatus.MISSING]
     assert missing == [
@@ -119,7 +121,27 @@ def test_a_value_is_fresh_up_to_its_time_to_live_and_stale_after(predictor: Pred
     assert stale.reasons == [(ALL_STALE,)]
 
 
-def test_one_stale_view_beside_a_fresh_one_is_listed_but_does_not_degrade(predictor: Predictor, store: str):
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"null_rate": 0.05}, None),
+        ({"null_rate": 0.049}, "which was so in 4.9% of the training rows"),
+        ({}, "and how often that was so in training is not known"),
+    ],
+)
+def test_a_named_restaurant_of_which_nothing_is_stored_degrades_where_training_had_few_such_rows(
+    make_bundle: BundleMaker, bundle_dir: Path, settings: Settings, store: str, changes: dict, reason: str | None
+):
+    bundle = with_inputs(make_bundle, bundle_dir, **changes)
+    predictor = Predictor(bundle, StoreLookup(settings).for_bundle(bundle))
+
+    nobody, unnamed = predict(predictor, [Order("never seen", NOON), Order("r1", NOON)]).reasons
+
+    expected = () if reason is None else (f"restaurant_stats: nothing is stored of this restaurant_id, {reason}",)
+    assert (nobody, unnamed) == (expected, ())
+
+
+def test_one_stale_view_beside_a_fresh_one_degrades_whom_it_is_of(predictor: Predictor, store: str):
     write_online(store, "zone_id", "z1", "zone_stats", NOON + 30 * HOUR, {"open_order_count": 9})
 
     found = predict(predictor, [Order("r1", NOON + 30 * HOUR, zone_id="z1")])
@@ -131,7 +153,121 @@ def test_one_stale_view_beside_a_fresh_one_is_listed_but_does_not_degrade(predic
         FeatureStatus.MISSING,
         FeatureStatus.PRESENT,
     ]
-    assert found.reasons == [()]
+    assert found.reasons == [
+        ("restaurant_stats: all that is stored of this restaurant_id is older than its time to live",)
+    ]
+
+
+@pytest.mark.parametrize("newer", [timedelta(microseconds=1), timedelta(days=365)])
+def test_a_value_newer_than_the_order_is_of_the_future_and_not_used(predictor: Predictor, newer: timedelta):
+    found = predict(predictor, [FULL._replace(placed_at=NOON), FULL._replace(placed_at=NOON - newer)])
+
+    assert [row[0] for row in found.statuses] == [FeatureStatus.PRESENT, FeatureStatus.FUTURE]
+    assert np.isnan(found.inputs[1][:5]).all()
+    assert found.reasons[1] == (
+        "restaurant_stats__order_count_7d, restaurant_stats__delivery_minutes_mean_28d, "
+        "restaurant_stats__order_value_mean_28d and 2 more: newer than the order, counts as missing",
+    )
+
+
+def test_an_old_order_hides_no_staleness_from_who_asks_now(predictor: Predictor):
+    asked_late, replayed = (FULL._replace(asked_at=NOON + 27 * HOUR), FULL._replace(asked_at=None))
+
+    found = predict(predictor, [asked_late, replayed])
+
+    assert [row[0] for row in found.statuses] == [FeatureStatus.STALE, FeatureStatus.PRESENT]
+    assert found.reasons == [(ALL_STALE,), ()]
+
+
+def store_raw(url: str, field: str, data: bytes) -> None:
+    """Put bytes where a feature of restaurant r1 is, or its event time."""
+    client, name = redis.Redis.from_url(url), field_name("restaurant_stats", field)
+    (key,) = client.scan_iter(match=b"*restaurant_id*")
+    client.hset(key, name if field != "_ts" else b"_ts:restaurant_stats", data)
+
+
+def value(**kind: Any) -> bytes:
+    from feast.protos.feast.types.Value_pb2 import DoubleList, Value
+
+    if "numbers" in kind:
+        return Value(double_list_val=DoubleList(val=kind["numbers"])).SerializeToString()
+    return Value(**kind).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"string_val": "30"},
+        {"numbers": [30.0]},
+        {"double_val": math.nan},
+        {"double_val": math.inf},
+        {"double_val": -math.inf},
+        {"double_val": 1e300},
+        {"float_val": math.inf},
+    ],
+)
+def test_what_is_stored_and_is_no_number_for_a_model_degrades(predictor: Predictor, store: str, kind: dict):
+    store_raw(store, "order_value_mean_28d", value(**kind))
+
+    found = predict(predictor, [FULL])
+
+    assert found.statuses[0][2] == FeatureStatus.UNDECODABLE
+    assert np.isnan(found.inputs[0][2])
+    assert np.isnan(found.inputs[0][10])  # what is computed from it
+    assert found.reasons == [(UNDECODABLE,)]
+
+
+def test_what_is_computed_and_infinite_to_the_model_is_not_given_to_it(predictor: Predictor, store: str):
+    store_raw(store, "order_value_mean_28d", value(double_val=1e-320))
+
+    found = predict(predictor, [FULL])
+
+    assert (found.statuses[0][2], found.statuses[0][10]) == (FeatureStatus.PRESENT, FeatureStatus.UNDECODABLE)
+    assert np.isnan(found.inputs[0][10])
+
+
+@pytest.mark.parametrize("seconds", [1_777_636_800_000, 4_102_444_800, -1])
+def test_an_event_time_in_another_unit_is_no_event_time(predictor: Predictor, store: str, seconds: int):
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    store_raw(store, "_ts", Timestamp(seconds=seconds).SerializeToString())
+
+    found = predict(predictor, [FULL])
+
+    assert found.statuses[0][:3] == bytes([FeatureStatus.UNDECODABLE] * 3)
+    assert math.isnan(found.event_times[0][0])
+
+
+@pytest.mark.parametrize(("distance", "is_plausible"), [(30.0, True), (30.1, False), (0.0, True)])
+def test_a_value_far_from_all_that_training_saw_is_used_and_degrades(
+    make_bundle: BundleMaker, bundle_dir: Path, settings: Settings, store: str, distance: float, is_plausible: bool
+):
+    inputs = [dict(each) for each in json.loads((bundle_dir / "bundle.json").read_text())["inputs"]]
+    inputs[5] |= {"minimum": 10.0, "maximum": 20.0}
+    bundle = Bundle.load(make_bundle(inputs=inputs))
+
+    found = predict(Predictor(bundle, StoreLookup(settings).for_bundle(bundle)), [FULL._replace(distance_km=distance)])
+
+    reason = "distance_km: far outside of what the model was trained on"
+    assert found.reasons == [() if is_plausible else (reason,)]
+    assert found.statuses[0][5] == (FeatureStatus.PRESENT if is_plausible else FeatureStatus.OUTSIDE)
+    assert found.inputs[0][5] == distance
+
+
+def test_minutes_end_where_those_of_training_did(make_bundle: BundleMaker, settings: Settings, store: str):
+    bundle = Bundle.load(make_bundle(shift=200.0, label_maximum=180.0))
+
+    found = predict(Predictor(bundle, StoreLookup(settings).for_bundle(bundle)), [FULL])
+
+    assert found.estimates == ([180.0], [180.0], [180.0])
+    assert found.reasons == [(TOO_LONG,)]
+
+
+def test_a_model_that_answers_no_number_is_a_fault(make_bundle: BundleMaker):
+    bundle = Bundle.load(make_bundle())
+
+    with pytest.raises(ModelFault, match="the model delivery_time predicts what is no number"):
+        bundle.bounded(Estimates([30.0, math.nan], [20.0, 20.0], [40.0, 40.0]))
 
 
 def test_a_value_that_cannot_be_decoded_degrades_the_answer(predictor: Predictor, store: str):
@@ -204,7 +340,9 @@ def test_a_model_without_stored_features_asks_no_store(make_bundle: BundleMaker)
 class NoStore:
     """A store that never answers."""
 
-    async def read(self, rows: list[dict[str, str | None]], as_of: Sequence[datetime]) -> list[list[StoredRow]]:
+    async def read(
+        self, rows: list[dict[str, str | None]], as_of: Sequence[datetime], asked_at: Sequence[datetime | None]
+    ) -> list[list[StoredRow]]:
         raise LookupFailed("down")
 
 

@@ -146,7 +146,11 @@ def test_a_bundle_holds_what_serving_needs(split, dataset, spec, fitted, tmp_pat
     write_bundle(tmp_path, to_onnx(fitted.model, len(dataset.inputs)), evaluation, split, dataset, spec)
     bundle = json.loads((tmp_path / "bundle.json").read_text())
     assert [item["name"] for item in bundle["inputs"]] == dataset.inputs
-    assert set(bundle["inputs"][0]) == {"name", "source", "view", "feature", "dtype", "median", "minimum", "maximum"}
+    described = {"name", "source", "view", "feature", "dtype", "median", "minimum", "maximum", "null_rate"}
+    assert set(bundle["inputs"][0]) == described
+    nulls = np.isnan(training_matrix(split, dataset, spec)).mean(axis=0)
+    assert [item["null_rate"] for item in bundle["inputs"]] == pytest.approx(nulls)
+    assert (bundle["label_maximum"], bundle["population"]) == (spec.limits.label_maximum, dict(spec.asks))
     assert bundle["views"] == dataset.description["views"]
     assert bundle["interval"]["p10_offset"] < 0 < bundle["interval"]["p90_offset"]
     assert len(bundle["self_test"]["inputs"]) == len(bundle["self_test"]["predictions"]) == 5

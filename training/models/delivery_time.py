@@ -53,6 +53,7 @@ SPEC = ModelSpec(
     name="delivery_time",
     feature_service="delivery_time_v2",
     population=delivered_asap_orders,
+    asks={"is_asap": True},
     row_id="order_id",
     instant="placed_at",
     label="delivery_minutes",
