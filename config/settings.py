@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +28,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="ETA_", env_file=ROOT / ".env", extra="ignore", populate_by_name=True, frozen=True
+        env_prefix="ETA_",
+        env_file=ROOT / ".env",
+        extra="ignore",
+        populate_by_name=True,
+        frozen=True,
+        hide_input_in_errors=True,  # among it are passwords
     )
 
     environment: Literal["development", "production"] = "development"
@@ -78,8 +83,10 @@ class Settings(BaseSettings):
     # A person is asked in Airflow before a version that passed its gates becomes the champion.
     training_approval: bool = False
 
-    # Serving.
+    # Serving. A blank key is none. Further keys by the names of who has them, JSON, so that one can be replaced while
+    # the other still counts: ETA_API_KEYS='{"app": "...", "app-next": "..."}'
     api_key: SecretStr = SecretStr(DEVELOPMENT_API_KEY)
+    api_keys: dict[str, SecretStr] = Field(default_factory=dict)
     champion_poll_seconds: float = Field(default=5.0, gt=0)
     online_timeout_ms: int = Field(default=50, gt=0)
     serving_concurrency: int = Field(default=256, gt=0)
@@ -97,11 +104,38 @@ class Settings(BaseSettings):
     smtp_from: str = "delivery-eta@localhost"
     webhook_url: str = ""
 
+    @field_validator("api_key")
+    @classmethod
+    def _blank_is_unset(cls, key: SecretStr) -> SecretStr:
+        return key if key.get_secret_value().strip() else SecretStr(DEVELOPMENT_API_KEY)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _refuse_blanks(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        blank = sorted(name for name, key in keys.items() if not name.strip() or not key.get_secret_value().strip())
+        if blank:
+            raise ValueError(f"ETA_API_KEYS has blank keys or names ({blank}): leave them out, or set them")
+        return keys
+
     @model_validator(mode="after")
     def _refuse_default_secrets_in_production(self) -> Settings:
-        if self.environment == "production" and self.api_key.get_secret_value() == DEVELOPMENT_API_KEY:
-            raise ValueError("ETA_API_KEY has its development default: set it to a secret of your own in production")
+        if self.environment == "production" and DEVELOPMENT_API_KEY in self.accepted_keys.values():
+            raise ValueError(
+                "ETA_API_KEY has its development default: set it, or ETA_API_KEYS, to secrets of your own in production"
+            )
         return self
+
+    @property
+    def accepted_keys(self) -> dict[str, str]:
+        """The API keys that count, by name; `default` is `api_key`, unless that is unset and there are others."""
+        named = {name: key.get_secret_value() for name, key in self.api_keys.items()}
+        default = self.api_key.get_secret_value()
+        return named if named and default == DEVELOPMENT_API_KEY else {"default": default, **named}
+
+    @property
+    def client_key(self) -> str:
+        """The API key by which our own programs ask."""
+        return next(iter(self.accepted_keys.values()))
 
     # Where things are kept.
     @property

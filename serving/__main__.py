@@ -99,7 +99,7 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     settings = _settings()
     listener = bind(settings.host, settings.serving_port)
-    service = Service(settings)
+    service = _service(settings)
     # uvicorn shuts down in order and then raises the signal once more: it ends the process as it should.
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: sys.exit(exit_status(service)))
@@ -132,7 +132,14 @@ def _settings() -> Settings:
     try:
         return get_settings()
     except ValidationError as error:
-        raise SystemExit(f"serving: the settings are not valid: {error}") from error
+        raise SystemExit(f"serving: the settings are not valid: {error}") from None  # its cause shows the values
+
+
+def _service(settings: Settings) -> Service:
+    try:
+        return Service(settings)
+    except ValueError as error:
+        raise SystemExit(f"serving: {error}") from None
 
 
 if __name__ == "__main__":

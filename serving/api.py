@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -17,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.types import Receive, Scope
 
+from config.urls import redacted
 from serving.champion import LoadedModel
 from serving.coalesce import Coalescer
 from serving.errors import FieldError, Problem
@@ -71,24 +71,28 @@ async def _service(request: Request) -> Service:
 
 
 ServiceOf = Annotated[Service, Depends(_service)]
-_key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="ETA_API_KEY of the server.")
+_key_header = APIKeyHeader(
+    name="X-API-Key", auto_error=False, description="ETA_API_KEY of the server, or one of its ETA_API_KEYS."
+)
 
 
-async def _authenticated(service: ServiceOf, key: Annotated[str | None, Depends(_key_header)]) -> None:
-    _check_key(service, key)
+async def _authenticated(service: ServiceOf, key: Annotated[str | None, Depends(_key_header)]) -> str:
+    return _caller(service, key)
 
 
-def _check_key(service: Service, key: str | None) -> None:
-    # Bytes, because compare_digest refuses text that is not ASCII.
-    if key is None or not secrets.compare_digest(key.encode(), service.api_key):
+def _caller(service: Service, key: str | None) -> str:
+    """The name of the caller's API key."""
+    name = None if key is None else service.caller(key)
+    if name is None:
         raise Problem(
             status=401,
             kind="unauthenticated",
             title="The API key is missing or wrong",
-            detail="Send the server's ETA_API_KEY in the header X-API-Key",
+            detail="Send the server's ETA_API_KEY, or one of its ETA_API_KEYS, in the header X-API-Key",
             errors=[FieldError("X-API-Key", "missing" if key is None else "wrong")],
             headers={"WWW-Authenticate": "ApiKey"},
         )
+    return name
 
 
 def field_errors(faults: Any) -> list[FieldError]:
@@ -188,14 +192,14 @@ async def answer_one(scope: Scope, receive: Receive, coalescer: Coalescer) -> Re
     # The request is read and answered by hand, and `RequestFrame` brings it here directly: FastAPI's own way through
     # routes, dependencies and models takes as long as everything else together.
     service = coalescer.service
-    _check_key(service, header(scope, b"x-api-key"))
+    caller = _caller(service, header(scope, b"x-api-key"))
     asks_more = bool(scope["query_string"])
     with_features, replay = asks_more and _flag(scope, "features"), asks_more and _flag(scope, "replay")
     order = _parsed(await _body(scope, receive)).order(service.clock(), replay)
     if refusal := service.refusal(order):
         raise refusal
     request_id, started = scope["state"]["request_id"], scope["state"]["started"]
-    served, row = await coalescer.predict(order, Asked(request_id, started))
+    served, row = await coalescer.predict(order, Asked(request_id, started, caller))
     return _Json(to_json({**_prediction(served, row, with_features), "request_id": request_id}))
 
 
@@ -203,13 +207,13 @@ async def answer_one(scope: Scope, receive: Receive, coalescer: Coalescer) -> Re
     "/predict/batch",
     response_model=BatchResponse,
     responses=_problems(400, 401, 413, 422, 500, 503),
-    dependencies=[Depends(_authenticated)],
     summary="How long will these orders take?",
 )
 def predict_batch(
     batch: BatchRequest,
     request: Request,
     service: ServiceOf,
+    caller: Annotated[str, Depends(_authenticated)],
     features: Annotated[bool, Query(description="Also return the model's inputs.")] = False,
     replay: Annotated[bool, Query(description=_REPLAY)] = False,
 ) -> Response:
@@ -222,7 +226,7 @@ def predict_batch(
     service.metrics.count("eta_batch_rows_rejected", by=len(rows))
     if valid:
         orders = [order for _, order in valid]
-        asked = Asked(request.state.request_id, request.state.started)
+        asked = Asked(request.state.request_id, request.state.started, caller)
         answered = at_once(service.predict(orders, [asked] * len(orders)))
         for (index, order), (served, row) in zip(valid, answered, strict=True):
             prediction = _prediction(served, row, features)
@@ -312,7 +316,7 @@ def model(service: ServiceOf) -> ModelDescription:
         version=current.ref.version,
         alias=current.ref.alias,
         variant=current.variant,
-        source=current.ref.source,
+        source=redacted(current.ref.source),
         challenger=_challenger(service),
         registry=service.champion.registry_state,
         registry_reason=service.champion.registry_reason,

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from config.urls import redacted
+
 __all__ = [
     "BundleError",
     "FieldError",
@@ -35,7 +37,10 @@ PROBLEM_TYPE = "urn:delivery-eta:problem:"
 
 
 class ServingError(Exception):
-    """The root of serving's own exceptions."""
+    """The root of serving's own exceptions; addresses in their messages are without passwords, as callers see them."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in arguments))
 
 
 class BundleError(ServingError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -105,7 +106,7 @@ class Service:
         self, settings: Settings, *, registry: Registry | None = None, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self.settings = settings
-        self.api_key = settings.api_key.get_secret_value().encode()
+        self.api_keys = [(name, key.encode()) for name, key in settings.accepted_keys.items()]
         self.clock = clock
         self.metrics = Metrics()
         self.store = StoreLookup(settings)
@@ -150,6 +151,12 @@ class Service:
         if current is None:
             raise no_model(self.champion.why_none)
         return current
+
+    def caller(self, key: str) -> str | None:
+        """The name of an API key; None if it is none of ours. Takes as long for a key that nearly fits."""
+        given = key.encode()  # bytes, because compare_digest refuses text that is not ASCII
+        names = [name for name, ours in self.api_keys if secrets.compare_digest(given, ours)]
+        return names[0] if names else None
 
     def refusal(self, order: Order) -> Problem | None:
         """Why the model in use has no true answer to an order; None if it has one.

@@ -50,13 +50,19 @@ class WirePool:
 
     def __init__(self, url: str, timeout: float) -> None:
         self.timeout = timeout
-        self._client = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-            driver_info=None,  # otherwise each new connection costs two more round trips
-        )
+        try:
+            self._client = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+                retry=Retry(NoBackoff(), 0),
+                driver_info=None,  # otherwise each new connection costs two more round trips
+            )
+        except ValueError:  # its message may hold part of the password
+            raise ValueError(
+                "ETA_REDIS_URL is no address of a Redis: redis://[user:password@]host:port/database, with "
+                "percent-encoding of what is neither letter nor digit in the password"
+            ) from None
         self._idle: deque[_Wire] = deque()
         self._idle_on_loop: deque[_LoopWire] = deque()
         options = self._client.connection_pool.connection_kwargs

@@ -61,7 +61,7 @@ class Asker:
     """
 
     def __init__(self, settings: Settings, timeout: float = 10.0) -> None:
-        key = settings.api_key.get_secret_value()
+        key = settings.client_key
         self._client = httpx.Client(
             base_url=settings.serving_url, headers={"X-API-Key": key}, timeout=timeout, trust_env=False
         )

@@ -411,7 +411,7 @@ def _service(settings: Settings) -> httpx.Client:
     """A client of the prediction service; to open one takes longer than a prediction."""
     import httpx
 
-    headers = {"X-API-Key": settings.api_key.get_secret_value()}
+    headers = {"X-API-Key": settings.client_key}
     return httpx.Client(base_url=settings.serving_url, headers=headers, timeout=30, trust_env=False)
 
 

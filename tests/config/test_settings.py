@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from config import Settings
+from config.urls import redacted
 
 
 def test_development_runs_without_any_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +51,46 @@ def test_every_path_hangs_off_the_data_directory(tmp_path: Path) -> None:
 def test_importing_settings_makes_nothing(tmp_path: Path) -> None:
     Settings(_env_file=None, data_dir=tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_api_key_is_none_and_production_refuses_it(blank: str) -> None:
+    assert Settings(_env_file=None, api_key=blank).accepted_keys == {"default": "development-only"}
+    with pytest.raises(ValidationError, match="ETA_API_KEY has its development default"):
+        Settings(_env_file=None, environment="production", api_key=blank)
+    with pytest.raises(ValidationError, match=r"ETA_API_KEYS has blank keys or names \(\['app'\]\)"):
+        Settings(_env_file=None, api_keys={"app": blank})
+
+
+def test_named_keys_count_beside_the_own_and_instead_of_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ETA_API_KEYS", '{"app": "s1", "app-next": "s2"}')
+    monkeypatch.setenv("ETA_ENVIRONMENT", "production")
+
+    both = Settings(_env_file=None, api_key="own")
+    assert both.accepted_keys == {"default": "own", "app": "s1", "app-next": "s2"}
+    named = Settings(_env_file=None)
+    assert (named.accepted_keys, named.client_key) == ({"app": "s1", "app-next": "s2"}, "s1")
+
+
+def test_an_invalid_setting_shows_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ETA_REDIS_URL", "redis://:hunter2@host:6379/0")
+    with pytest.raises(ValidationError) as error:
+        Settings(_env_file=None, environment="production", serving_port="hunter3")
+    assert "hunter" not in str(error.value)
+    with pytest.raises(ValidationError) as error:
+        Settings(_env_file=None, environment="production")
+    assert "hunter" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:secret@mlflow:5000 does not answer", "http://***@mlflow:5000 does not answer"),
+        ("redis://:pa/ss@word@host:6379/0", "redis://***@host:6379/0"),
+        ("postgresql://host/db?user=u&password=secret: set", "postgresql://host/db?*** set"),
+        ("a@b has no address", "a@b has no address"),
+        ("http://host/a and http://u:p@host/b", "http://host/a and http://***@host/b"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(text: str, shown: str) -> None:
+    assert redacted(text) == shown

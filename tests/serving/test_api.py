@@ -6,12 +6,14 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
+from pydantic import SecretStr
 
 from config import Settings
 from feature_repo.window import Window
@@ -319,6 +321,38 @@ def test_without_the_key_nothing_is_predicted(client: httpx.Client, path: str, k
     assert client.get("/health").status_code == 200
 
 
+def test_each_named_key_counts_and_is_named_in_the_log(settings: Settings, store: str, bundle_dir: Path):
+    changes = {"model_dir_override": bundle_dir, "api_keys": {"app": SecretStr("s1"), "next": SecretStr("s2")}}
+    with listening(Service(settings.model_copy(update=changes), clock=lambda: NOW)) as client:
+        answers = [client.post("/predict", json=ORDER, headers={"X-API-Key": key}) for key in ("s1", "s2")]
+        client.post("/predict/batch", json={"orders": [ORDER]}, headers={"X-API-Key": "s2"})
+        assert problem(client.post("/predict", json=ORDER))["status"] == 401  # the default, as there are others
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    rows = read_predictions(settings, Window(NOON.replace(hour=0), NOON.replace(hour=0) + timedelta(days=1)))
+    assert sorted(rows["caller"]) == ["app", "next", "next"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://user:hunter2@127.0.0.1:9", "postgresql://user:hunter2@host/db", "postgresql://host/db?password=hunter2"],
+)
+def test_no_answer_and_no_log_shows_a_password(settings: Settings, uri: str, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("DEBUG")
+    with listening(Service(settings.model_copy(update={"mlflow_tracking_uri_override": uri}))) as client:
+        answers = [client.get("/ready"), client.get("/model"), client.post("/predict", json=ORDER)]
+
+    assert "hunter2" not in "".join(answer.text for answer in answers) + caplog.text
+    assert all("registry" in answer.text for answer in answers)
+
+
+def test_the_source_of_a_model_is_shown_without_a_password(client: httpx.Client, service: Service):
+    current = service.model()
+    service.champion.current = replace(current, ref=replace(current.ref, source="s3://key:hunter2@bucket/m"))
+
+    assert client.get("/model").json()["source"] == "s3://***@bucket/m"
+
+
 def test_unknown_addresses_and_methods_are_problems(client: httpx.Client):
     assert problem(client.get("/nothing"))["type"] == "urn:delivery-eta:problem:not-found"
     wrong = client.get("/predict")
@@ -424,7 +458,7 @@ def test_every_prediction_is_logged_as_it_was_answered(service: Service, setting
         "request_id": single["request_id"],
         "reasons": "[]",
         "request": '{"distance_km":2.0,"item_count":3,"order_value":30.0,"is_asap":true}',
-        "caller": None,
+        "caller": "default",
     }
     other = rows[batch["rows"][0]["prediction"]["prediction_id"]]
     assert (other["order_id"], other["restaurant_id"], other["request_id"]) == (None, "r9", batch["request_id"])

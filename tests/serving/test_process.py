@@ -20,23 +20,37 @@ import pytest
 from config import Settings
 from feature_repo.window import Window
 from serving.prediction_log import read_predictions
+from serving.predictor import STORE_DOWN
 from tests.servers import RedisServer
-from tests.serving.conftest import KEY, NOON, ROOT, BundleMaker, ServingProcess, fill_store
+from tests.serving.conftest import KEY, ROOT, BundleMaker, ServingProcess, fill_store
 from tests.waiting import GENEROUS_SECONDS
 
-ORDER = {"restaurant_id": "r1", "driver_id": "d1", "zone_id": "z1", "placed_at": NOON.isoformat(), "distance_km": 2.0}
+ORDER = {"restaurant_id": "r1", "driver_id": "d1", "zone_id": "z1", "distance_km": 2.0}
 Serve = Callable[..., AbstractContextManager[ServingProcess]]
 
 
 def logged(settings: Settings) -> list[str]:
-    day = NOON.replace(hour=0)
-    return read_predictions(settings, Window(day, day + timedelta(days=1)))["prediction_id"].to_list()
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    span = Window(today - timedelta(days=2), today + timedelta(days=2))
+    return read_predictions(settings, span)["prediction_id"].to_list()
+
+
+def an_hour_ago() -> datetime:
+    """The servers of these tests ask the clock."""
+    return datetime.now(UTC) - timedelta(hours=1)
+
+
+@pytest.fixture
+def store(redis_url: str) -> str:
+    """URL of a Redis in which r1, d1 and z1 have fresh values."""
+    fill_store(redis_url, an_hour_ago())
+    return redis_url
 
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path)
-    fill_store(server.url)
+    fill_store(server.url, an_hour_ago())
     yield server
     server.kill()
 
@@ -124,7 +138,7 @@ def test_redis_stopped_and_frozen_degrades_and_redis_back_recovers(
         own_redis.kill()
         found = server.client.post("/predict", json=ORDER).json()
         assert found["status"] == "degraded"
-        assert found["reasons"] == ["the online store does not answer: all of its features are missing"]
+        assert found["reasons"] == [STORE_DOWN]
         assert found["missing_features"][:5] == [
             "restaurant_stats__order_count_7d",
             "restaurant_stats__delivery_minutes_mean_28d",
@@ -139,7 +153,7 @@ def test_redis_stopped_and_frozen_degrades_and_redis_back_recovers(
         assert "eta_online_store_up 0.0" in server.client.get("/metrics").text
 
         own_redis.start()
-        fill_store(own_redis.url)
+        fill_store(own_redis.url, an_hour_ago())
         server.wait_for(lambda: status() == "ok", "a good answer after the restart")
 
 
@@ -178,6 +192,9 @@ def test_a_taken_port_and_wrong_settings_are_explained_at_once():
     assert busy.stderr.endswith(
         f"serving: 127.0.0.1:{port} is taken by another program. Stop it, or choose another port: ETA_SERVING_PORT\n"
     )
+    hidden = run_serving(ETA_REDIS_URL="redis://:hunter#2@host:6379/0")
+    assert (hidden.returncode, "hunter" in hidden.stderr) == (1, False)
+    assert hidden.stderr.startswith("serving: ETA_REDIS_URL is no address of a Redis: redis://[user:password@]host")
     assert secret.returncode == 1
     assert "ETA_API_KEY has its development default" in secret.stderr
 
