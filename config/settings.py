@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     champion_poll_seconds: float = Field(default=5.0, gt=0)
     online_timeout_ms: int = Field(default=50, gt=0)
     serving_concurrency: int = Field(default=256, gt=0)
+    # How long after SIGTERM requests are still taken, while `/ready` says that they should go elsewhere.
+    drain_seconds: float = Field(default=2.0, ge=0, le=60)
     # When a request's order may have been placed, by the server's clock; see docs/serving.md, "Time".
     placed_at_max_age_hours: float = Field(default=24, gt=0)
     placed_at_max_ahead_minutes: float = Field(default=10, ge=0)

@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from functools import lru_cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
-from starlette.types import Receive, Scope
 
 from config.urls import redacted
-from serving.champion import LoadedModel
-from serving.coalesce import Coalescer
-from serving.errors import FieldError, Problem
+from serving.errors import Problem
+from serving.predicting import authenticated, prediction_document
 from serving.predictor import Order
+from serving.problems import PROBLEM_MEDIA_TYPE
 from serving.schemas import (
-    BatchRequest,
     BatchResponse,
-    BatchRow,
     ChallengerDescription,
     FeaturesResponse,
     Health,
     Identifier,
     Instant,
     ModelDescription,
-    OrderRequest,
     PartState,
     PredictResponse,
     Ready,
-    RowProblem,
 )
-from serving.service import Asked, Served, Service
-from serving.status import LABELS, NOT_GIVEN, FeatureStatus
+from serving.service import Service
+from serving.status import FeatureStatus
 from serving.wire import at_once
 
-__all__ = ["PROBLEM_MEDIA_TYPE", "answer_one", "field_errors", "header", "router"]
+__all__ = ["router"]
 
 _STALE = int(FeatureStatus.STALE)
-PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -52,8 +39,9 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     texts = {
         400: "The body is not JSON.",
         401: "The API key is missing or wrong.",
+        408: "The body did not arrive in time.",
         413: "The body is too large.",
-        422: "A field is missing, unknown or out of range; `errors` names it.",
+        422: "A field is missing, unknown or out of range, or the model does not answer for such orders; see `errors`.",
         500: "A fault of the service.",
         503: "There is no model, a part is not ready, or too many requests came at once.",
     }
@@ -77,33 +65,7 @@ _key_header = APIKeyHeader(
 
 
 async def _authenticated(service: ServiceOf, key: Annotated[str | None, Depends(_key_header)]) -> str:
-    return _caller(service, key)
-
-
-def _caller(service: Service, key: str | None) -> str:
-    """The name of the caller's API key."""
-    name = None if key is None else service.caller(key)
-    if name is None:
-        raise Problem(
-            status=401,
-            kind="unauthenticated",
-            title="The API key is missing or wrong",
-            detail="Send the server's ETA_API_KEY, or one of its ETA_API_KEYS, in the header X-API-Key",
-            errors=[FieldError("X-API-Key", "missing" if key is None else "wrong")],
-            headers={"WWW-Authenticate": "ApiKey"},
-        )
-    return name
-
-
-def field_errors(faults: Any) -> list[FieldError]:
-    """Pydantic's faults as fields and messages."""
-    return [
-        FieldError(
-            ".".join(str(part) for part in fault["loc"] if part != "body") or "body",
-            str(fault["msg"]).removeprefix("Value error, "),
-        )
-        for fault in faults
-    ]
+    return authenticated(service, key)
 
 
 _FEATURES_PARAMETER = {
@@ -119,50 +81,13 @@ _REPLAY_PARAMETER = {
     "required": False,
     "schema": {"type": "boolean", "default": False, "description": _REPLAY},
 }
-_boolean = TypeAdapter(bool)
-T = TypeVar("T")
 
 
-def _flag(scope: Scope, name: str) -> bool:
-    given = Request(scope).query_params.get(name, False)
-    return _checked(lambda: _boolean.validate_python(given), "query", name)
-
-
-def header(scope: Scope, name: bytes) -> str | None:
-    """The first header of this name, which has to be in lower case; None if there is none."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value, "latin-1")
-    return None
-
-
-async def _body(scope: Scope, receive: Receive) -> bytes:
-    """The body, which comes in one message unless it is long."""
-    message = await receive()
-    if message.get("more_body") or message["type"] != "http.request":
-        return message.get("body", b"") + await Request(scope, receive).body()  # type: ignore[no-any-return]
-    return message["body"]  # type: ignore[no-any-return]
-
-
-class _Json(Response):
-    """A document that is there already, with the two headers that it needs."""
-
-    def __init__(self, body: bytes) -> None:
-        self.status_code, self.background, self.body = 200, None, body
-        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-
-
-def _parsed(body: bytes) -> OrderRequest:
-    return _checked(lambda: OrderRequest.model_validate_json(body), "body")
-
-
-def _checked(validate: Callable[[], T], *place: str) -> T:
-    """What `validate` returns, or its faults as those of the request."""
-    try:
-        return validate()
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError([{**fault, "loc": (*place, *fault["loc"])} for fault in faults]) from error
+def _answered_directly(schema: str) -> dict[str, Any]:
+    """What FastAPI cannot know of a route that `RequestFrame` answers."""
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}
+    parameters = [_FEATURES_PARAMETER, _REPLAY_PARAMETER]
+    return {"requestBody": body, "parameters": parameters, "security": [{"APIKeyHeader": []}]}
 
 
 router = APIRouter()
@@ -171,73 +96,25 @@ router = APIRouter()
 @router.post(
     "/predict",
     response_model=PredictResponse,
-    responses=_problems(400, 401, 413, 422, 500, 503),
+    responses=_problems(400, 401, 408, 413, 422, 500, 503),
     summary="How long will this order take?",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/OrderRequest"}}},
-        },
-        "parameters": [_FEATURES_PARAMETER, _REPLAY_PARAMETER],
-        "security": [{"APIKeyHeader": []}],
-    },
+    openapi_extra=_answered_directly("OrderRequest"),
 )
-async def predict(request: Request) -> Response:
+async def predict() -> Response:
     """Predict one order from its stored features, its request-time features and the champion model."""
-    return await answer_one(request.scope, request.receive, request.app.state.coalescer)
-
-
-async def answer_one(scope: Scope, receive: Receive, coalescer: Coalescer) -> Response:
-    """The answer to a POST of `/predict`; raises the problems of the request as `predict` does."""
-    # The request is read and answered by hand, and `RequestFrame` brings it here directly: FastAPI's own way through
-    # routes, dependencies and models takes as long as everything else together.
-    service = coalescer.service
-    caller = _caller(service, header(scope, b"x-api-key"))
-    asks_more = bool(scope["query_string"])
-    with_features, replay = asks_more and _flag(scope, "features"), asks_more and _flag(scope, "replay")
-    order = _parsed(await _body(scope, receive)).order(service.clock(), replay)
-    if refusal := service.refusal(order):
-        raise refusal
-    request_id, started = scope["state"]["request_id"], scope["state"]["started"]
-    served, row = await coalescer.predict(order, Asked(request_id, started, caller))
-    return _Json(to_json({**_prediction(served, row, with_features), "request_id": request_id}))
+    raise NotImplementedError("RequestFrame answers it: serving.predicting.answer_one")
 
 
 @router.post(
     "/predict/batch",
     response_model=BatchResponse,
-    responses=_problems(400, 401, 413, 422, 500, 503),
+    responses=_problems(400, 401, 408, 413, 422, 500, 503),
     summary="How long will these orders take?",
+    openapi_extra=_answered_directly("BatchRequest"),
 )
-def predict_batch(
-    batch: BatchRequest,
-    request: Request,
-    service: ServiceOf,
-    caller: Annotated[str, Depends(_authenticated)],
-    features: Annotated[bool, Query(description="Also return the model's inputs.")] = False,
-    replay: Annotated[bool, Query(description=_REPLAY)] = False,
-) -> Response:
+async def predict_batch() -> Response:
     """Predict up to 1,000 orders in one pass. A row that is no valid order gets a problem instead of a prediction."""
-    service.model()
-    now = service.clock()
-    checked = [_check_row(service, index, row, now, replay) for index, row in enumerate(batch.orders)]
-    valid = [(index, row) for index, row in enumerate(checked) if isinstance(row, Order)]
-    rows: dict[int, Any] = {row.index: row for row in checked if isinstance(row, BatchRow)}
-    service.metrics.count("eta_batch_rows_rejected", by=len(rows))
-    if valid:
-        orders = [order for _, order in valid]
-        asked = Asked(request.state.request_id, request.state.started, caller)
-        answered = at_once(service.predict(orders, [asked] * len(orders)))
-        for (index, order), (served, row) in zip(valid, answered, strict=True):
-            prediction = _prediction(served, row, features)
-            rows[index] = {"index": index, "order_id": order.order_id, "prediction": prediction, "problem": None}
-    answer = {
-        "rows": [rows[index] for index in range(len(checked))],
-        "succeeded": len(valid),
-        "failed": len(checked) - len(valid),
-        "request_id": request.state.request_id,
-    }
-    return _Json(to_json(answer))
+    raise NotImplementedError("RequestFrame answers it: serving.predicting.answer_batch")
 
 
 @router.get(
@@ -271,7 +148,7 @@ def features(
     if refusal := service.refusal(order):
         raise refusal
     served = at_once(service.look(order))
-    answer = _prediction(served, 0, with_features=True)
+    answer = prediction_document(served, 0, with_features=True)
     kept = {name: answer[name] for name in ("status", "reasons", "as_of", "features", "model")}
     return {**kept, "request_id": request.state.request_id}
 
@@ -284,21 +161,23 @@ async def health() -> Health:
 
 
 @router.head("/ready", include_in_schema=False)
-@router.get("/ready", response_model=Ready, responses=_problems(503), summary="Can it give undegraded answers?")
+@router.get("/ready", response_model=Ready, responses=_problems(503), summary="Should requests be sent here?")
 def ready(service: ServiceOf) -> Ready:
-    """Check the model and the online store."""
+    """Say whether there is a model, and of everything else how it is: without it answers are degraded, not absent."""
     parts = service.parts()
     described = {name: PartState(ok=part.ok, detail=part.detail) for name, part in parts.items()}
-    broken = [f"{name}: {part.detail}" for name, part in parts.items() if not part.ok]
-    if broken:
+    reason = "it ends: send requests elsewhere" if service.draining else None
+    if not parts["model"].ok:
+        reason = f"model: {parts['model'].detail}"
+    if reason is not None:
         raise Problem(
             status=503,
             kind="not-ready",
-            title="A part of the service is not ready",
-            detail="; ".join(broken),
+            title="This process takes no requests",
+            detail=reason,
             extra={"parts": {name: part.model_dump() for name, part in described.items()}},
         )
-    return Ready(parts=described)
+    return Ready(status="ready" if all(part.ok for part in parts.values()) else "degraded", parts=described)
 
 
 @router.get("/model", response_model=ModelDescription, responses=_problems(503), summary="Which model answers?")
@@ -337,83 +216,3 @@ def _challenger(service: Service) -> ChallengerDescription | None:
         return None
     rule = current.rule
     return ChallengerDescription(version=current.ref.version, mode=rule.mode, share=rule.share, variant=rule.variant)
-
-
-def _check_row(service: Service, index: int, row: Any, now: datetime, replay: bool) -> Order | BatchRow:
-    if not isinstance(row, dict):
-        return _bad_row(index, None, [FieldError("body", "an order is an object with at least restaurant_id")])
-    try:
-        order = OrderRequest.model_validate(row).order(now, replay)
-    except ValidationError as error:
-        faults = field_errors(error.errors(include_url=False, include_input=False))
-        return _bad_row(index, row.get("order_id"), faults)
-    refusal = service.refusal(order)
-    return _bad_row(index, order.order_id, refusal.errors, refusal.title) if refusal else order
-
-
-def _bad_row(
-    index: int, order_id: Any, errors: Sequence[FieldError], title: str = "This row is not a valid order"
-) -> BatchRow:
-    problem = RowProblem(
-        title=title,
-        detail=_writable(f"{errors[0].field}: {errors[0].message}"),
-        errors=[{"field": _writable(fault.field), "message": _writable(fault.message)} for fault in errors],
-    )
-    told = _writable(order_id) if isinstance(order_id, str) else None
-    return BatchRow(index=index, order_id=told, problem=problem)
-
-
-def _writable(text: str) -> str:
-    """Text with what UTF-8 cannot hold, such as half an emoji, replaced."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _prediction(served: Served, row: int, with_features: bool) -> dict[str, Any]:
-    predictions = served.predictions
-    names = served.model.bundle.input_names
-    missing, stale = _absent(names, predictions.statuses[row])
-    return {
-        "prediction_id": served.prediction_ids[row],
-        "order_id": served.orders[row].order_id,
-        "delivery_minutes": predictions.estimates.minutes[row],
-        "p10_minutes": predictions.estimates.p10[row],
-        "p90_minutes": predictions.estimates.p90[row],
-        "status": "degraded" if predictions.reasons[row] else "ok",
-        "reasons": predictions.reasons[row],
-        "missing_features": missing,
-        "stale_features": stale,
-        "features": _features(served, row) if with_features else None,
-        "as_of": served.orders[row].placed_at,
-        "model": _model_name(served.model),
-    }
-
-
-@lru_cache(maxsize=1_024)  # few combinations occur
-def _absent(names: tuple[str, ...], statuses: bytes) -> tuple[list[str], list[str]]:
-    """The names of the missing inputs and those of the stale ones."""
-    missing = [name for name, status in zip(names, statuses, strict=True) if status in NOT_GIVEN]
-    return missing, [name for name, status in zip(names, statuses, strict=True) if status == _STALE]
-
-
-def _features(served: Served, row: int) -> dict[str, dict[str, Any]]:
-    predictions = served.predictions
-    as_of = served.orders[row].placed_at.timestamp()
-    ages = {
-        view.name: as_of - time  # negative: newer than the order
-        for view, time in zip(served.model.predictor.views, predictions.event_times[row], strict=True)
-        if not math.isnan(time)
-    }
-    inputs = served.model.bundle.document.inputs
-    values, statuses = predictions.inputs[row], predictions.statuses[row]
-    return {
-        column.name: {
-            "value": None if math.isnan(value) else value,
-            "status": LABELS[status],
-            "age_seconds": ages.get(column.view or "") if column.source == "view" else None,
-        }
-        for column, value, status in zip(inputs, values, statuses, strict=True)
-    }
-
-
-def _model_name(model: LoadedModel) -> dict[str, str]:
-    return {"name": model.ref.name, "version": model.ref.version, "alias": model.ref.alias, "variant": model.variant}

@@ -109,25 +109,12 @@ class OrderRequest(BaseModel):
         return Order(**{**self.__dict__, "placed_at": self.placed_at or now}, replay=replay, asked_at=asked_at)
 
 
-_Row = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"$ref": "#/components/schemas/OrderRequest"},
-                {"description": "Anything else is answered by a `problem` in its row, not by an error."},
-            ]
-        }
-    ),
-]
-
-
 class BatchRequest(BaseModel):
     """Up to 1,000 orders, each checked by itself: a bad row does not spoil the others."""
 
     model_config = ConfigDict(extra="forbid")
 
-    orders: list[_Row] = Field(min_length=1, max_length=MAXIMUM_ROWS)
+    orders: list[Any] = Field(min_length=1, max_length=MAXIMUM_ROWS)
 
 
 class ModelName(BaseModel):
@@ -223,9 +210,9 @@ class PartState(BaseModel):
 
 
 class Ready(BaseModel):
-    """Everything that an undegraded answer needs is there."""
+    """There is a model; `degraded` if another part, which an undegraded answer needs, is not well."""
 
-    status: Literal["ready"] = "ready"
+    status: Literal["ready", "degraded"]
     parts: dict[str, PartState]
 
 

@@ -115,6 +115,8 @@ class Service:
         self.champion = Champion(registry or registry_from(settings), cache, self._predictor, self._switched)
         self.challenger = Challenger(self.champion.registry, cache, self._predictor, self._challenger_switched)
         self.shadow = Shadow(lambda rows: self.metrics.count("eta_shadow_rows_dropped", by=rows))
+        self.draining = False
+        """Whether it ends soon: requests are answered, and told to go elsewhere next time."""
         self._unrecorded: deque[_Unrecorded] = deque()
         self.metrics.watch_log(self.log)
         self.metrics.watch_champion(self.champion)

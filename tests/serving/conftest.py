@@ -179,7 +179,7 @@ class ServingProcess:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "serving"],
                 cwd=ROOT,
-                env={**os.environ, **environment, "ETA_SERVING_PORT": str(self.port)},
+                env={**os.environ, "ETA_DRAIN_SECONDS": "0", **environment, "ETA_SERVING_PORT": str(self.port)},
                 stdout=output,
                 stderr=output,
             )

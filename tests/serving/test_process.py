@@ -148,7 +148,7 @@ def test_redis_stopped_and_frozen_degrades_and_redis_back_recovers(
         ]
         assert 0 < found["delivery_minutes"] < 180
         ready = server.client.get("/ready")
-        assert (ready.status_code, ready.json()["parts"]["online_store"]["ok"]) == (503, False)
+        assert (ready.status_code, ready.json()["parts"]["online_store"]["ok"]) == (200, False)
         assert [status(), status()] == ["degraded"] * 2  # three failures in a row: from now on it is left alone
         assert "eta_online_store_up 0.0" in server.client.get("/metrics").text
 
@@ -217,12 +217,18 @@ def test_an_answer_goes_out_in_one_piece_and_a_head_alone_at_once(serve: Serve, 
         assert client.recv(65_536) == b""
 
 
-def test_behind_a_proxy_that_speaks_tls_redirects_keep_its_scheme(serve: Serve, bundle_dir: Path, store: str):
-    with serve(ETA_MODEL_DIR=str(bundle_dir)) as server:
-        forwarded = {"X-Forwarded-Proto": "https"}
-        answer = httpx.get(f"http://127.0.0.1:{server.port}/health/", headers=forwarded, trust_env=False)
-    assert answer.status_code == 307
-    assert answer.headers["location"] == f"https://127.0.0.1:{server.port}/health"
+def test_after_the_first_sigterm_requests_are_answered_and_sent_elsewhere_until_the_second(
+    serve: Serve, bundle_dir: Path, store: str
+):
+    with serve(ETA_MODEL_DIR=str(bundle_dir), ETA_DRAIN_SECONDS="60") as server:
+        assert server.client.get("/ready").status_code == 200
+        server.process.terminate()
+        server.wait_for(lambda: server.client.get("/ready").status_code == 503, "the end to be told")
+
+        answer = server.client.post("/predict", json=ORDER)
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+        assert server.terminate() == 0
 
 
 PREDICT_AND_LIST_MODULES = """
