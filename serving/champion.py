@@ -6,11 +6,12 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from serving.bundle import Bundle
-from serving.errors import BundleError, NoChampion, RegistryUnavailable
+from serving.errors import BundleError, NoChampion, RegistryUnavailable, StoreMismatch
 from serving.predictor import Predictor
 from serving.registry_client import CHALLENGER, CHAMPION, MODEL_NAME, BundleCache, ModelRef, Registry
 from serving.traffic import TrafficError, TrafficRule
@@ -58,6 +59,8 @@ class Champion:
         Makes a predictor of a verified bundle.
     on_switch : callable
         Told about each switch and each refusal, for the metrics.
+    require : callable
+        Holds a bundle against the online store: returns why that could not be done, or raises `StoreMismatch`.
     """
 
     alias = CHAMPION
@@ -68,22 +71,26 @@ class Champion:
         cache: BundleCache,
         build: Callable[[Bundle], Predictor],
         on_switch: Callable[[Switch], None] = lambda outcome: None,
+        require: Callable[[Bundle], str | None] = lambda bundle: None,
     ) -> None:
         self.registry = registry
         self.cache = cache
         self.build = build
         self.on_switch = on_switch
+        self.require = require
         self.current: LoadedModel | None = None
         self.registry_state: RegistryState = "not asked"
         self.registry_reason = "the registry has not been asked yet"
         self.refused: dict[ModelRef, str] = {}
+        self.held: dict[ModelRef, str] = {}
+        """The version that waits until the store has what it needs, and why."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def refusal(self) -> str | None:
         """Why the version refused last was refused; None if none was."""
-        return next(reversed(self.refused.values()), None)
+        return next(chain(self.held.values(), reversed(self.refused.values())), None)
 
     @property
     def why_none(self) -> str:
@@ -146,6 +153,8 @@ class Champion:
         except (RegistryUnavailable, OSError) as error:
             self._set_state("unreachable", str(error))
             self._start_from_cache()
+        except StoreMismatch as error:
+            self._hold(ref, error)
         except BundleError as error:
             self._refuse(ref, error)
         else:
@@ -159,6 +168,9 @@ class Champion:
         predictor = self.build(bundle)
         if predictor.standing_reasons and self.current is not None and not self.current.predictor.standing_reasons:
             raise BundleError(f"all its answers would be degraded here ({'; '.join(predictor.standing_reasons)})")
+        if unknown := self.require(bundle):
+            logger.warning("%s version %s is not held against the store: %s", ref.name, ref.version, unknown)
+        self.held.clear()
         self.current = LoadedModel(ref, predictor, self._rule(ref))
         self.on_switch("switched")
         logger.info(
@@ -169,12 +181,23 @@ class Champion:
             difference,
         )
 
+    def _hold(self, ref: ModelRef, error: StoreMismatch) -> None:
+        """Try again at the next poll: a store can be filled."""
+        reason = f"{ref.name} version {ref.version} waits: {error}"
+        if self.held != {ref: reason}:
+            self.held = {ref: reason}
+            self.on_switch("refused")
+            logger.error("ALARM: %s; %s", reason, self._kept)
+
+    @property
+    def _kept(self) -> str:
+        return f"version {self.current.ref.version} stays" if self.current else "there is no other version to serve"
+
     def _refuse(self, ref: ModelRef, error: BundleError) -> None:
         self.refused[ref] = f"{ref.name} version {ref.version} was refused: {error}"
         self.cache.forget(ref)
         self.on_switch("refused")
-        kept = f"version {self.current.ref.version} stays" if self.current else "there is no other version to serve"
-        logger.error("ALARM: %s; %s", self.refused[ref], kept)
+        logger.error("ALARM: %s; %s", self.refused[ref], self._kept)
 
     def _start_from_cache(self) -> None:
         """Without a model and without a registry, serve the version that was last served here."""
@@ -183,6 +206,8 @@ class Champion:
             return
         try:
             self._adopt(*remembered)
+        except StoreMismatch as error:
+            self._hold(remembered[0], error)
         except BundleError as error:
             self._refuse(remembered[0], error)
 

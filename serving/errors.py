@@ -6,6 +6,7 @@ The tree of exceptions::
       + Problem               an answer other than 2xx: status, title, detail, the fields at fault
       + ModelFault            a model predicts what is no number
       + BundleError           a model bundle that cannot be used; the message names the file and the field
+      |   + StoreMismatch     a bundle of whose features the online store knows nothing
       + RegistryUnavailable   the model registry does not answer, or not with what it should
       + NoChampion            the registry answers, and no version has the alias
       + PredictionLogError    a file of the prediction log that cannot be read
@@ -28,6 +29,7 @@ __all__ = [
     "Problem",
     "RegistryUnavailable",
     "ServingError",
+    "StoreMismatch",
     "invalid_request",
     "no_model",
     "outside_population",
@@ -45,6 +47,10 @@ class ServingError(Exception):
 
 class BundleError(ServingError):
     """A model bundle is incomplete, inconsistent or fails its self-test."""
+
+
+class StoreMismatch(BundleError):
+    """The online store holds nothing of what a bundle needs; that may change."""
 
 
 class ModelFault(ServingError):

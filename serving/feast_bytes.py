@@ -9,7 +9,17 @@ from typing import Any
 
 import mmh3
 
-__all__ = ["Key", "Undecodable", "Value", "decode_event_time", "decode_value", "field_name", "key_prefix", "key_value"]
+__all__ = [
+    "Key",
+    "Undecodable",
+    "Value",
+    "decode_event_time",
+    "decode_value",
+    "field_name",
+    "key_prefix",
+    "key_value",
+    "split_key",
+]
 
 Key = str | int | bytes
 Scalar = str | int | float | bool | bytes
@@ -164,6 +174,30 @@ def key_value(value: Key) -> bytes:
     if isinstance(value, bytes):
         return _TYPE_AND_SIZE(_BYTES, len(value)) + value
     return struct.pack("<IIq", _INT64, 8, value)
+
+
+def split_key(key: bytes) -> tuple[tuple[str, ...], str]:
+    """Names of the join keys, and the project, of a key in Redis.
+
+    Raises
+    ------
+    Undecodable
+        It is no key of Feast's.
+    """
+    try:
+        (count,) = struct.unpack_from("<I", key)
+        if not 0 < count <= len(key) // 16:
+            raise Undecodable("no entity key")
+        at, parts = 4, []
+        for _ in range(2 * count):
+            _, size = struct.unpack_from("<II", key, at)
+            parts.append(key[at + 8 : at + 8 + size])
+            at += 8 + size
+        if at > len(key):
+            raise Undecodable("the entity key is cut off")
+        return tuple(name.decode() for name in parts[:count]), key[at:].decode()
+    except (struct.error, UnicodeDecodeError) as error:
+        raise Undecodable(str(error)) from error
 
 
 def field_name(view: str, feature: str) -> bytes:

@@ -11,6 +11,7 @@ from datetime import datetime
 from redis.exceptions import RedisError
 
 from config import Settings
+from serving import live_keys
 from serving.bundle import Bundle
 from serving.online import OnlineReader, StoredRow, StoreUnavailable
 from serving.predictor import LookupFailed
@@ -102,6 +103,10 @@ class StoreLookup:
         document = bundle.document
         reader = OnlineReader(self.url, document.project, document.views, self.timeout_seconds)
         return BundleLookup(reader, self.breaker)
+
+    def require(self, bundle: Bundle) -> str | None:
+        """Hold a bundle against what the store holds: see `live_keys.require`."""
+        return live_keys.require(self.url, bundle.document, max(self.timeout_seconds, live_keys.LOOK_SECONDS))
 
     def ping(self) -> tuple[bool, str]:
         """Whether the store answers now, and in words."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -37,12 +38,16 @@ __all__ = [
     "registry_from",
 ]
 
+logger = logging.getLogger(__name__)
+
 MODEL_NAME = "delivery_time"
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 REGISTRY_TIMEOUT_SECONDS = 3.0
+CONTENT = "source.json"
+"""In a directory of the cache: which version it holds, and the SHA-256 of its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +220,17 @@ class BundleCache:
         self.root = root
 
     def obtain(self, registry: Registry, ref: ModelRef) -> Path:
-        """The directory of a version's files, downloaded if it is not there."""
+        """The directory of a version's files, downloaded if it is not there as it was downloaded."""
         directory = self._directory(ref)
-        if _read_ref(directory / "source.json") == ref:
+        if self._is_intact(ref):
             return directory
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=self.root))
         try:
             registry.fetch(ref, temporary)
-            (temporary / "source.json").write_text(json.dumps(asdict(ref)))
+            _write_synced(temporary / CONTENT, json.dumps(_identity(ref) | {"files": _digests(temporary)}))
+            for file in temporary.iterdir():
+                _sync(file)
             self._publish(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -237,15 +244,28 @@ class BundleCache:
         """Note that `ref` is the version to start with when the registry is down."""
         note = self._note(ref.name, ref.alias)
         temporary = note.with_name(f".{note.name}-{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(ref)))
+        _write_synced(temporary, json.dumps(asdict(ref)))
         temporary.replace(note)
 
     def remembered(self, name: str, alias: str) -> tuple[ModelRef, Path] | None:
-        """The last noted version and its directory, if both are still there."""
-        ref = _read_ref(self._note(name, alias))
-        if ref is None or _read_ref(self._directory(ref) / "source.json") != ref:
+        """The last noted version and its directory, if both are still there as they were."""
+        try:
+            ref = ModelRef(**json.loads(self._note(name, alias).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        if not self._is_intact(ref):
+            logger.error("ALARM: %s is not as it was downloaded, and is not served", self._directory(ref))
             return None
         return ref, self._directory(ref)
+
+    def _is_intact(self, ref: ModelRef) -> bool:
+        directory = self._directory(ref)
+        try:
+            return bool(
+                json.loads((directory / CONTENT).read_text()) == _identity(ref) | {"files": _digests(directory)}
+            )
+        except (OSError, ValueError):
+            return False
 
     def _publish(self, temporary: Path, directory: Path) -> None:
         # A directory can only be renamed onto an empty one; another version of the registry's history has to go first.
@@ -263,11 +283,24 @@ class BundleCache:
         return self.root / f"{name}@{alias}.json"
 
 
-def _read_ref(path: Path) -> ModelRef | None:
-    try:
-        return ModelRef(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+def _identity(ref: ModelRef) -> dict[str, Any]:
+    """What makes a version the same, by whatever alias it is called: the champion may be the challenger, too."""
+    return {name: getattr(ref, name) for name in ("name", "version", "source", "created")}
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in BUNDLE_FILES}
+
+
+def _write_synced(path: Path, text: str) -> None:
+    path.write_text(text)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has it: a name that is there after a power cut must not lead to half a file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 class UnusableRegistry:

@@ -112,8 +112,9 @@ class Service:
         self.store = StoreLookup(settings)
         self.log = PredictionLog(settings.predictions)
         cache = BundleCache(settings.run_dir / "models")
-        self.champion = Champion(registry or registry_from(settings), cache, self._predictor, self._switched)
-        self.challenger = Challenger(self.champion.registry, cache, self._predictor, self._challenger_switched)
+        registry, parts = registry or registry_from(settings), (cache, self._predictor)
+        self.champion = Champion(registry, *parts, self._switched, self.store.require)
+        self.challenger = Challenger(registry, *parts, self._challenger_switched, self.store.require)
         self.shadow = Shadow(lambda rows: self.metrics.count("eta_shadow_rows_dropped", by=rows))
         self.draining = False
         """Whether it ends soon: requests are answered, and told to go elsewhere next time."""

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
+from serving import live_keys
 from serving.bundle import Bundle
 from serving.champion import Champion
 from serving.errors import NoChampion, RegistryUnavailable
@@ -14,7 +17,7 @@ from serving.registry_client import BundleCache, DirectoryRegistry, ModelRef
 from serving.wire import at_once
 from tests.serving.conftest import NOON, BundleMaker
 from tests.serving.test_predictor import NoStore
-from tests.waiting import wait_until
+from tests.waiting import GENEROUS_SECONDS, wait_until
 
 
 class FakeRegistry:
@@ -155,7 +158,7 @@ def test_a_loaded_model_survives_its_registry(desk: Callable[..., Desk], bundle_
 
 
 def test_a_restart_without_registry_serves_the_last_champion_unless_its_files_are_damaged(
-    desk: Callable[..., Desk], bundle_dir: Path
+    desk: Callable[..., Desk], bundle_dir: Path, caplog: pytest.LogCaptureFixture
 ):
     desk(bundle_dir).champion.refresh()
 
@@ -167,7 +170,71 @@ def test_a_restart_without_registry_serves_the_last_champion_unless_its_files_ar
     again = desk(RegistryUnavailable("down"))
     again.champion.refresh()
     assert again.version() is None
-    assert "is not a usable ONNX model" in (again.champion.refusal or "")
+    assert "delivery_time-1 is not as it was downloaded, and is not served" in caplog.text
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "bundle.json", "source.json"])
+def test_a_damaged_file_of_the_cache_is_downloaded_again_at_once(
+    desk: Callable[..., Desk], bundle_dir: Path, file: str
+):
+    desk(bundle_dir).champion.refresh()
+    again = desk(bundle_dir)
+    path = again.champion.cache.root / "delivery_time-1" / file
+    path.write_bytes(path.read_bytes()[:100])
+
+    again.champion.refresh()
+
+    assert (again.version(), again.champion.refusal) == ("1", None)
+
+
+def test_a_champion_that_is_the_challenger_too_is_found_without_registry(desk: Callable[..., Desk], bundle_dir: Path):
+    it = desk(bundle_dir)
+    it.champion.refresh()
+    ref = it.registry.resolve("delivery_time", "challenger")
+    directory = it.champion.cache.obtain(it.registry, ref)
+    assert directory.name == "delivery_time-1"
+
+    restarted = desk(RegistryUnavailable("down"))
+    restarted.champion.refresh()
+
+    assert restarted.version() == "1"
+
+
+def test_files_of_the_cache_are_on_the_disk_before_they_have_their_names(
+    desk: Callable[..., Desk], bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (steps.append("synced"), fsync(file))[1])
+    monkeypatch.setattr(Path, "replace", lambda self, to: (steps.append("named"), replace(self, to))[1])
+
+    desk(bundle_dir).champion.refresh()
+
+    assert steps == ["synced"] * 4 + ["named", "synced", "named"]
+
+
+def test_a_version_that_the_store_holds_nothing_of_waits_until_it_does(
+    make_bundle: BundleMaker, store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    it = Desk(make_bundle(), tmp_path / "models")
+    it.champion.require = lambda bundle: live_keys.require(store, bundle.document, GENEROUS_SECONDS)
+    it.champion.refresh()
+    it.registry.move(make_bundle(project="elsewhere"))
+    for _ in range(3):
+        it.champion.refresh()
+
+    assert (it.version(), it.outcomes) == ("1", ["switched", "refused"])
+    assert (it.champion.refusal or "").startswith(
+        "delivery_time version 2 waits: Redis holds nothing of the Feast project"
+    )
+    assert caplog.text.count("ALARM: delivery_time version 2 waits") == 1
+
+    client = redis.Redis.from_url(store)
+    for key in list(client.scan_iter()):
+        client.rename(key, key.replace(b"delivery_eta", b"elsewhere"))
+    it.champion.refresh()
+
+    assert (it.version(), it.champion.refusal) == ("2", None)
 
 
 def test_a_fresh_machine_without_registry_has_no_model(desk: Callable[..., Desk]):
