@@ -142,7 +142,7 @@ class OnlineReader:
     views : sequence of OnlineView or of a model bundle's views
         What to read.
     timeout : float
-        Seconds for connecting, and again for each answer. There are no retries.
+        Seconds for all of a read, a new connection included. There are no retries.
     """
 
     def __init__(

@@ -10,8 +10,11 @@ import asyncio
 import builtins
 import select
 import ssl
+import time
 from collections import deque
 from collections.abc import Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import hiredis
@@ -23,6 +26,8 @@ from redis.retry import Retry
 __all__ = ["WirePool", "at_once"]
 
 CHUNK_BYTES = 16_384
+OPENERS = 4
+"""So many threads may wait for a name server at once; what would wait behind them has no time left."""
 _NOT_ALL = object()
 T = TypeVar("T")
 
@@ -45,7 +50,7 @@ class WirePool:
     url : str
         `redis://`, `rediss://` or `unix://` URL.
     timeout : float
-        Seconds for connecting, and again for each answer. There are no retries.
+        Seconds for all of an exchange, a new connection included. There are no retries.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -63,6 +68,7 @@ class WirePool:
                 "ETA_REDIS_URL is no address of a Redis: redis://[user:password@]host:port/database, with "
                 "percent-encoding of what is neither letter nor digit in the password"
             ) from None
+        self._openers = ThreadPoolExecutor(OPENERS, thread_name_prefix="redis-open")
         self._idle: deque[_Wire] = deque()
         self._idle_on_loop: deque[_LoopWire] = deque()
         options = self._client.connection_pool.connection_kwargs
@@ -78,19 +84,20 @@ class WirePool:
         redis.RedisError
             Redis is down, slow, or refuses to answer.
         """
+        deadline = time.monotonic() + self.timeout
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            wire = _usable(self._idle) or _Wire(self._open())
-            replies = wire.exchange(commands, count)
+            wire = _usable(self._idle) or _Wire(self._opened(deadline))
+            replies = wire.exchange(commands, count, deadline)
             self._idle.append(wire)
             return replies
         on_loop = _usable(self._idle_on_loop)
         if on_loop is not None and on_loop.loop is not loop:  # the one of an event loop that has ended
             on_loop.close()
             on_loop = None
-        on_loop = on_loop or _LoopWire(await loop.run_in_executor(None, self._open), loop, self.timeout)
-        replies = await on_loop.exchange_on_loop(commands, count)
+        on_loop = on_loop or _LoopWire(await self._opened_on_loop(deadline), loop)
+        replies = await on_loop.exchange_on_loop(commands, count, deadline)
         self._idle_on_loop.append(on_loop)
         return replies
 
@@ -104,11 +111,44 @@ class WirePool:
             while idle:
                 idle.pop().close()
         self._client.close()
+        self._openers.shutdown(wait=False, cancel_futures=True)
+
+    # redis-py gives each step of opening (looking the name up, connecting, password, database) a time of its own, and
+    # the first one none at all: it is done in a thread, whose result is not waited for beyond the deadline.
+    def _opened(self, deadline: float) -> Any:
+        opening = self._openers.submit(self._open)
+        try:
+            return opening.result(deadline - time.monotonic())
+        except builtins.TimeoutError as error:
+            _unwanted(opening)
+            raise TimeoutError("Timeout connecting") from error
+
+    async def _opened_on_loop(self, deadline: float) -> Any:
+        opening = self._openers.submit(self._open)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(opening)), deadline - time.monotonic())
+        except builtins.TimeoutError as error:
+            _unwanted(opening)
+            raise TimeoutError("Timeout connecting") from error
+        except asyncio.CancelledError:
+            _unwanted(opening)
+            raise
 
     def _open(self) -> Any:
         connection: Any = self._client.connection_pool.make_connection()
         connection.connect()
         return connection
+
+
+def _unwanted(opening: Future[Any]) -> None:
+    """Close a connection that comes too late, or do not even begin with it."""
+
+    def close(opened: Future[Any]) -> None:
+        if not opened.cancelled() and opened.exception() is None:
+            opened.result().disconnect()
+
+    if not opening.cancel():
+        opening.add_done_callback(close)
 
 
 W = TypeVar("W", bound="_Wire")
@@ -141,11 +181,13 @@ class _Wire:
         """Whether nothing has arrived that nobody asked for, as the end of the connection would have."""
         return not self._reader.has_data() and not self._readable.poll(0)
 
-    def exchange(self, commands: bytes, count: int) -> list[Any]:
+    def exchange(self, commands: bytes, count: int, deadline: float) -> list[Any]:
         replies: list[Any] = []
         try:
+            self._limit(deadline)
             self._socket.sendall(commands)
             while not self._has_all(replies, count):
+                self._limit(deadline)
                 self._receive()
         except BaseException as error:
             self._give_up(error)
@@ -162,6 +204,13 @@ class _Wire:
                 raise ResponseError(str(reply))
             replies.append(reply)
         return True
+
+    def _limit(self, deadline: float) -> None:
+        """Let the next call of the socket wait no longer than until then."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise builtins.TimeoutError("Timeout reading from the socket")
+        self._socket.settimeout(left)
 
     def _receive(self) -> None:
         received = self._socket.recv(CHUNK_BYTES)
@@ -182,12 +231,12 @@ class _Wire:
 class _LoopWire(_Wire):
     """One open connection of an event loop."""
 
-    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(connection)
         self.loop = loop
-        self._timeout = timeout
         self._socket.setblocking(False)
         self._descriptor = self._socket.fileno()
+        self._unsent = b""
         self._replies: list[Any] = []
         self._count = 0
         self._answer: asyncio.Future[list[Any]] = loop.create_future()
@@ -196,19 +245,34 @@ class _LoopWire(_Wire):
         self._timer: asyncio.TimerHandle | None = None
         loop.add_reader(self._descriptor, self._arrived)
 
-    async def exchange_on_loop(self, commands: bytes, count: int) -> list[Any]:
+    async def exchange_on_loop(self, commands: bytes, count: int, deadline: float) -> list[Any]:
         self._replies, self._count, self._answer = [], count, self.loop.create_future()
-        self._due = self.loop.time() + self._timeout
+        self._due = self.loop.time() + deadline - time.monotonic()
         if self._timer is None:  # it may be one of an answer that came in time: a timer each would cost more than it
             self._timer = self.loop.call_at(self._due, self._look_at_the_time)
+        self._unsent = commands
         try:
-            # Nothing else is under way here, so that the socket has room for all of it.
-            if self._socket.send(commands) != len(commands):
-                raise ConnectionError("it takes no more commands")
+            self._send()
+            if self._unsent:
+                self.loop.add_writer(self._descriptor, self._send_on)
             return await self._answer
         except BaseException as error:
             self._give_up(error)
             raise
+
+    def _send(self) -> None:
+        """As much as the socket takes now."""
+        with suppress(BlockingIOError, ssl.SSLWantWriteError):
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+
+    def _send_on(self) -> None:
+        try:
+            self._send()
+        except OSError as error:
+            self._unsent = b""
+            self._fail(error)
+        if not self._unsent:
+            self.loop.remove_writer(self._descriptor)
 
     def _arrived(self) -> None:
         try:
@@ -239,6 +303,8 @@ class _LoopWire(_Wire):
     def close(self) -> None:
         if not self.loop.is_closed():
             self.loop.remove_reader(self._descriptor)
+            if self._unsent:
+                self.loop.remove_writer(self._descriptor)
         if self._timer is not None:
             self._timer.cancel()
         super().close()

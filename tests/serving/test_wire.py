@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import redis
 import uvloop
 from redis.exceptions import RedisError, ResponseError
 
-from serving.wire import WirePool, at_once
+from serving.wire import OPENERS, WirePool, at_once
 from tests.conftest import free_port
 from tests.servers import RedisServer
 from tests.waiting import GENEROUS_SECONDS, wait_until
@@ -118,6 +121,55 @@ def test_nobody_at_the_address_is_an_error_at_once(exchange: Exchange):
     nobody = WirePool(f"redis://127.0.0.1:{free_port()}/0", timeout=GENEROUS_SECONDS)
     with pytest.raises(RedisError, match="refused"):
         exchange(nobody, PING, 1)
+
+
+def test_more_than_the_socket_takes_at_once_is_sent_bit_by_bit(exchange: Exchange, pool: WirePool):
+    large = b"x" * 30_000_000
+
+    assert exchange(pool, echo(large), 1) == [large]
+    assert exchange(pool, echo(b"next"), 1) == [b"next"]
+
+
+@pytest.fixture
+def trickle() -> Iterator[str]:
+    """The address of a server that has no end of an answer, and always sends a little of it."""
+    over = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            connection.sendall(b"$100000000\r\n")
+            while not over.wait(0.001):
+                connection.sendall(b"x")
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=[listener.accept()[0]], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}/0"
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("login", ["", "user:password@"])
+def test_an_answer_that_trickles_is_waited_for_no_longer_than_any_other(exchange: Exchange, trickle: str, login: str):
+    pool = WirePool(f"redis://{login}{trickle}", timeout=0.1)
+
+    with pytest.raises(RedisError, match="Timeout"):
+        exchange(pool, PING, 1)
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(exchange: Exchange, monkeypatch: pytest.MonkeyPatch):
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(GENEROUS_SECONDS) and [])
+    pool = WirePool("redis://redis.example:6379/0", timeout=0.01)
+
+    for _ in range(OPENERS + 2):
+        with pytest.raises(RedisError, match="Timeout connecting"):
+            exchange(pool, PING, 1)
+    over.set()
 
 
 def test_requests_side_by_side_on_one_loop_each_get_their_own_answer(pool: WirePool):
