@@ -251,7 +251,7 @@ class Challenger(Champion):
 
     def _rule(self, ref: ModelRef) -> TrafficRule:
         try:
-            return TrafficRule.of(ref.tags)
+            return TrafficRule.of(ref.tags, salt=ref.version)
         except TrafficError as error:
             logger.error("ALARM: %s version %s takes no part: %s", ref.name, ref.version, error)
             return TrafficRule()

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["off", "canary", "ab", "shadow"]
 
-TRAFFIC_TAG, SHARE_TAG, VARIANT_TAG = "traffic", "traffic_share", "traffic_variant"
+TRAFFIC_TAG, SHARE_TAG, VARIANT_TAG, SALT_TAG = "traffic", "traffic_share", "traffic_variant", "traffic_salt"
 DEFAULT_SHARES: Mapping[str, float] = {"off": 0.0, "canary": 0.05, "ab": 0.5, "shadow": 1.0}
 LONGEST_VARIANT = 64
 SHADOW_CAPACITY = 200
@@ -45,15 +45,20 @@ class TrafficRule:
         Of the requests, 0 to 1.
     variant : str
         The name in answers, logs and metrics.
+    salt : str
+        Of the rollout: with another one other customers are among the first.
     """
 
     mode: Mode = "off"
     share: float = 0.0
     variant: str = "challenger"
+    salt: str = ""
 
     @classmethod
-    def of(cls, tags: Mapping[str, str]) -> TrafficRule:
+    def of(cls, tags: Mapping[str, str], salt: str = "") -> TrafficRule:
         """The rule that the tags of a version state; without the tag `traffic` it takes no part.
+
+        `salt` is what the tag `traffic_salt` would say otherwise.
 
         Raises
         ------
@@ -66,16 +71,17 @@ class TrafficRule:
         variant = tags.get(VARIANT_TAG, mode if mode != "off" else "challenger")
         if not 0 < len(variant) <= LONGEST_VARIANT or variant == "champion":
             raise TrafficError(f"the tag {VARIANT_TAG} is {variant!r}: 1 to {LONGEST_VARIANT} characters, not champion")
-        return cls(mode, _share(tags.get(SHARE_TAG), DEFAULT_SHARES[mode]), variant)  # type: ignore[arg-type]
+        return cls(mode, _share(tags.get(SHARE_TAG), DEFAULT_SHARES[mode]), variant, tags.get(SALT_TAG, salt))  # type: ignore[arg-type]
 
     def takes(self, order: Order) -> bool:
-        """Whether the order is among those of the share: always the same answer for the same customer.
+        """Whether the order is among those of the share: in one rollout always the same answer for the same customer.
 
         Raising the share adds customers and takes none away. Without a customer the order decides, or else the
         restaurant.
         """
         key = order.customer_id or order.order_id or order.restaurant_id
-        return bool(mmh3.hash(key.encode("utf-8", "surrogatepass"), signed=False) < self.share * 2**32)
+        salted = f"{self.salt}/{key}".encode("utf-8", "surrogatepass")
+        return bool(mmh3.hash(salted, signed=False) < self.share * 2**32)
 
 
 def _share(given: str | None, default: float) -> float:

@@ -121,3 +121,23 @@ def test_a_missing_or_damaged_file_is_named(make_bundle: BundleMaker, file: str,
 
     with pytest.raises(BundleError, match=message):
         Bundle.load(directory)
+
+
+@pytest.mark.parametrize("way", ["alone", "together"])
+def test_a_way_of_predicting_that_differs_from_training_fails_the_self_test(
+    bundle_dir: Path, way: str, monkeypatch: pytest.MonkeyPatch
+):
+    bundle = Bundle.load(bundle_dir)
+    if way == "alone":
+        monkeypatch.setattr(type(bundle._one_row), "predict", lambda self, row: 99.0)
+    else:
+        monkeypatch.setattr(Bundle, "predict", lambda self, rows: np.full(len(rows), 99.0))
+
+    with pytest.raises(BundleError, match=r"self-test row \d predicts 99 min where training predicted"):
+        bundle.verify()
+
+
+@pytest.mark.parametrize(("p10", "p90"), [(0.1, 9.0), (-6.0, -0.1)])
+def test_an_interval_that_does_not_hold_the_prediction_is_refused(make_bundle: BundleMaker, p10: float, p90: float):
+    with pytest.raises(BundleError, match="the prediction is not between its offsets"):
+        Bundle.load(make_bundle(interval={"p10_offset": p10, "p90_offset": p90}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from config import Settings
 from feature_repo.window import Window
+from serving.coalesce import Coalescer
 from serving.errors import NoChampion
 from serving.prediction_log import read_predictions
 from serving.predictor import Order
@@ -36,6 +38,7 @@ Tags = dict[str, str]
         ({"traffic": "canary", "traffic_share": "0.2"}, TrafficRule("canary", 0.2, "canary")),
         ({"traffic": "shadow"}, TrafficRule("shadow", 1.0, "shadow")),
         ({"traffic": "ab", "traffic_variant": "more trees"}, TrafficRule("ab", 0.5, "more trees")),
+        ({"traffic": "ab", "traffic_salt": "spring"}, TrafficRule("ab", 0.5, "ab", "spring")),
     ],
 )
 def test_tags_state_the_rule(tags: Tags, rule: TrafficRule):
@@ -65,6 +68,15 @@ def test_a_share_is_kept_by_customer_and_only_grows_when_it_is_raised():
     assert len(taken) / len(CUSTOMERS) == pytest.approx(0.05, abs=0.02)
     assert set(taken) < {order.customer_id for order in CUSTOMERS if more.takes(order)}
     assert all(few.takes(Order("another", NOON, customer_id=customer)) for customer in taken)
+
+
+def test_each_rollout_begins_with_other_customers():
+    rules = [TrafficRule.of({"traffic": "canary", "traffic_share": "0.2"}, salt=version) for version in ("7", "8")]
+    first, second = ({order.customer_id for order in CUSTOMERS if rule.takes(order)} for rule in rules)
+
+    expected = 0.2 * 0.2 * len(CUSTOMERS)  # those of both, by chance
+    assert len(first & second) == pytest.approx(expected, abs=30)
+    assert first == {order.customer_id for order in CUSTOMERS if rules[0].takes(order)}
 
 
 def test_none_and_all_are_exact():
@@ -209,6 +221,35 @@ def test_a_challenger_that_raises_costs_nobody_an_answer(
     assert [variant for variant, _ in predict(service, CUSTOMERS[:3])] == ["champion"] * 3
     assert "ALARM: the challenger version 2 failed, the champion answers" in caplog.text
     assert b"eta_challenger_faults_total 3.0" in service.metrics.text()
+
+
+def test_when_both_fail_nobody_is_logged_twice(
+    service: Service, registry: TwoModels, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    retag(service, registry, {"traffic": "ab"})
+    by_challenger = [order for order in CUSTOMERS[:20] if service.challenger.rule.takes(order)]
+    others = [order for order in CUSTOMERS[:20] if order not in by_challenger]
+    assert service.challenger.current is not None
+    assert service.champion.current is not None
+    answer = service.champion.current.predictor.predict
+
+    async def fails(orders: Any) -> Any:
+        if set(orders) & set(by_challenger):
+            raise RuntimeError("no such input")
+        return await answer(orders)
+
+    for model in (service.challenger.current, service.champion.current):
+        monkeypatch.setattr(model.predictor, "predict", fails)
+
+    async def ask() -> list[Any]:
+        coalescer = Coalescer(service)
+        requests = (coalescer.predict(order, Asked("q", 0.0)) for order in CUSTOMERS[:20])
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+
+    assert sum(isinstance(answer, RuntimeError) for answer in answers) == len(by_challenger)
+    assert sorted(logged(service, settings)["order_id"]) == sorted(order.order_id or "" for order in others)
 
 
 def test_a_version_that_became_champion_is_not_its_own_challenger(service: Service, registry: TwoModels):

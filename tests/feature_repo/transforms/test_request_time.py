@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,3 +80,35 @@ def test_the_module_needs_numpy_only():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+SOURCE = Path(request_time.__file__).read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("DAY_SECONDS = 24", "# of a day\nDAY_SECONDS = (24)"),
+        ('"""The features of one request.', '"""What else.'),
+        ("    day_seconds = placed_at", "    # of the day\n    day_seconds = placed_at"),
+        ('"""A model bundle records it', '"""Recorded'),
+        ("np.asarray(values, np.float64)", "np.array(values, np.float64)"),
+    ],
+)
+def test_the_version_stays_when_nothing_else_is_computed(before: str, after: str):
+    assert before in SOURCE
+    assert request_time.version_of(SOURCE.replace(before, after, 1)) == request_time.REQUEST_FUNCTION_VERSION
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("PEAK_HOURS = (11,", "PEAK_HOURS = (10,"),
+        ("MONDAY = 4 *", "MONDAY = 3 *"),
+        ("math.cos(day_angle)", "math.sin(day_angle)"),
+        ("usable = 0 <", "usable = 0 <="),
+    ],
+)
+def test_the_version_changes_when_something_else_is_computed(before: str, after: str):
+    assert before in SOURCE
+    assert request_time.version_of(SOURCE.replace(before, after, 1)) != request_time.REQUEST_FUNCTION_VERSION
