@@ -443,12 +443,12 @@ def _feature_rows(settings: Settings) -> dict[str, int]:
 
 
 def _example(settings: Settings, end: datetime) -> dict[str, Any]:
-    """One prediction from the running service, for an order like the last one that was placed for now."""
+    """One prediction from the running service, for an order at the end like the last one that was placed for now."""
     placed = _placed(settings, Window.last(timedelta(hours=LIVE_HOURS), end))
     candidates = [order for order in placed if order["is_asap"]]
     if not candidates:
         return {}
-    order = candidates[-1] | {"order_id": "make-run-example"}
+    order = candidates[-1] | {"order_id": "make-run-example", "placed_at": end.isoformat()}
     with _service(settings) as service:
         answer = service.post("/predict", params=REPLAY, json=order)
     return {"request": order, "status_code": answer.status_code, "answer": answer.json()}
