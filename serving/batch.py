@@ -21,7 +21,8 @@ import numpy as np
 import polars as pl
 
 from config import Settings, get_settings
-from feature_repo.orders.history import latest_orders
+from feature_repo.orders.history import latest_orders, requests_as_placed
+from feature_repo.request_fields import REQUEST_FIELDS
 from feature_repo.window import Window
 from serving.bundle import BUNDLE_FILES, Bundle
 from serving.errors import BundleError, NoChampion, RegistryUnavailable, ServingError
@@ -35,7 +36,6 @@ __all__ = ["MlflowClientRegistry", "RowsChanged", "champion", "score"]
 logger = logging.getLogger(__name__)
 
 ORDER_FIELDS = ("order_id", "restaurant_id", "driver_id", "customer_id", "zone_id")
-REQUEST_FIELDS = ("distance_km", "item_count", "order_value")
 
 
 class RowsChanged(ServingError):
@@ -143,12 +143,14 @@ def score(window: Window, settings: Settings) -> dict[str, Any]:
 
 
 def orders_to_score(window: Window, settings: Settings) -> pl.DataFrame:
-    """Orders placed in the window that were not cancelled by its end, by `order_id`."""
+    """Orders placed in the window that were not cancelled by its end, as they were asked about, by `order_id`."""
     known_driver = pl.col("accepted_at") <= pl.col("placed_at")
     return (
         latest_orders(settings, window, window.end)
         .filter(pl.col("status") != "cancelled")
         .with_columns(driver_id=pl.when(known_driver).then("driver_id"))
+        .drop(REQUEST_FIELDS)
+        .join(requests_as_placed(settings, window, window.end), on="order_id", how="left", validate="1:1")
         .select(*ORDER_FIELDS, *REQUEST_FIELDS, "is_asap", "placed_at")
         .sort("order_id")
         .collect()

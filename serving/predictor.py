@@ -16,6 +16,7 @@ from functools import cached_property
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Protocol
 
+from feature_repo.request_fields import REQUEST_FIELDS
 from feature_repo.transforms import request_time
 from serving.absence import Absence
 from serving.bundle import Bundle, BundleInput, BundleView, Estimates
@@ -29,7 +30,6 @@ STORE_DOWN = "the online store does not answer: typical values of the training r
 OTHER_REQUEST_FUNCTION = "request-time features are computed by another version than the model was trained with"
 TOO_LONG = "the model predicts more than any delivery that it was trained on took: the answer is cut there"
 
-REQUEST_FIELDS = ("distance_km", "item_count", "order_value")
 ORDER_VALUE = REQUEST_FIELDS.index("order_value")
 _NAN = math.nan
 _request_values = attrgetter(*REQUEST_FIELDS)
@@ -59,6 +59,7 @@ class Order(NamedTuple):
     distance_km: float | None = None
     item_count: int | None = None
     order_value: float | None = None
+    promised_minutes: float | None = None
     is_asap: bool = True
     replay: bool = False
     asked_at: datetime | None = None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from feature_repo.ids import LARGEST_EXACT, MAX_ID_LENGTH, NoId, read_id
+from feature_repo.request_fields import FIELDS, REQUEST_FIELDS
 from feature_repo.window import as_utc
 from serving.predictor import Order
 
@@ -45,12 +46,18 @@ def _id(value: object) -> object:
         raise ValueError(f"an id that {error}") from error
 
 
-Count = Annotated[int, Field(ge=1, le=1_000, strict=True), BeforeValidator(_whole)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+WholeNumber = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
 _INSTANT_SCHEMA = {"type": "string", "format": "date-time", "pattern": "^20[0-9]{2}-"}
 Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
 _ID_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH}
 Identifier = Annotated[str, BeforeValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 """An id as every door reads it; a whole number is taken as its text."""
+
+
+def _number(name: str) -> Any:
+    one = FIELDS[REQUEST_FIELDS.index(name)]
+    return Field(default=None, ge=one.minimum, le=one.maximum, description=f"In {one.unit}: {one.description}.")
 
 
 class OrderRequest(BaseModel):
@@ -68,6 +75,7 @@ class OrderRequest(BaseModel):
                     "distance_km": 2.4,
                     "item_count": 3,
                     "order_value": 31.5,
+                    "promised_minutes": 40,
                 }
             ]
         },
@@ -90,9 +98,10 @@ class OrderRequest(BaseModel):
         strict=True,
         description="Whether it is for now; a scheduled order is outside of what the model was trained on.",
     )
-    distance_km: float | None = Field(default=None, ge=0, le=100, strict=True, allow_inf_nan=False)
-    item_count: Count | None = None
-    order_value: float | None = Field(default=None, ge=0, le=100_000, strict=True, allow_inf_nan=False)
+    distance_km: Number | None = _number("distance_km")
+    item_count: WholeNumber | None = _number("item_count")
+    order_value: Number | None = _number("order_value")
+    promised_minutes: Number | None = _number("promised_minutes")
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.settings import ROOT, Settings, get_settings
+from feature_repo.request_fields import REQUEST_FIELDS
 from feature_repo.window import DAY, HOUR, Window, as_utc, floor, floor_hour
 from stack.processes import Service, ServiceError
 from stack.summary import summary
@@ -381,10 +382,10 @@ def _placed(settings: Settings, window: Window) -> list[dict[str, Any]]:
     from feature_repo.orders.landing import read_landing
 
     placed = pl.col("placed_at").is_between(window.start, window.end, closed="left")
-    request = ["order_id", "restaurant_id", "customer_id", "zone_id", "placed_at", "distance_km", "item_count"]
+    request = ["order_id", "restaurant_id", "customer_id", "zone_id", "placed_at", *REQUEST_FIELDS]
     rows = read_landing(window, settings).filter(placed, pl.col("status") == "placed").unique("order_id")
     for_now = pl.col("is_asap").fill_null(True)
-    rows = rows.select(*request, "order_value", for_now).sort("placed_at", "order_id")
+    rows = rows.select(*request, for_now).sort("placed_at", "order_id")
     return [
         {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
         for row in rows.iter_rows(named=True)

@@ -10,6 +10,7 @@ from config import Settings
 from feature_repo.orders.fold import latest
 from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import LAKE_SCHEMA, orders_table
+from feature_repo.request_fields import REQUEST_FIELDS
 from feature_repo.window import HOUR, Window, as_utc, floor_hour
 
 
@@ -58,3 +59,22 @@ def latest_orders(settings: Settings, placed: Window, as_of: datetime) -> pl.Laz
     seen = order_versions(settings, Window(placed.start, floor_hour(last) + HOUR))
     placed_in = pl.col("placed_at").is_between(placed.start, placed.end, closed="left")
     return latest(seen.filter(pl.col("known_at") <= as_of), corrections(settings)).filter(placed_in)
+
+
+def requests_as_placed(settings: Settings, placed: Window, as_of: datetime) -> pl.LazyFrame:
+    """What orders told when they were placed: the request's fields of the first version that is known at `as_of`.
+
+    Training, batch scoring and the API are to see the same: a later correction was not in the request.
+
+    Returns
+    -------
+    polars.LazyFrame
+        `order_id` and `REQUEST_FIELDS`, one row per order placed in the window.
+    """
+    return (
+        order_versions(settings, Window(placed.start, floor_hour(as_of) + HOUR))
+        .filter(pl.col("known_at") <= as_of)
+        .sort("known_at", "updated_at")
+        .unique("order_id", keep="first", maintain_order=True)
+        .select("order_id", *REQUEST_FIELDS)
+    )
