@@ -6,10 +6,11 @@ Every path hangs off `data_dir` and every address off a port, so a second, indep
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -118,6 +119,16 @@ class Settings(BaseSettings):
         if blank:
             raise ValueError(f"ETA_API_KEYS has blank keys or names ({blank}): leave them out, or set them")
         return keys
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _refuse_addresses(cls, value: Any) -> Any:
+        if "://" in str(value) or re.match(r"(s3|gs|az|abfss?|hdfs|https?|file):", str(value)):
+            raise ValueError(
+                f"ETA_DATA_DIR={value} is an address, and would become a folder of that name: write the path of a "
+                "folder of this machine (one that a file system mounts, where the data lie elsewhere)"
+            )
+        return value
 
     @model_validator(mode="after")
     def _refuse_default_secrets_in_production(self) -> Settings:
