@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
 from config import Settings
+from feature_repo.files import replace_file, write_atomically
+from feature_repo.orders.landing import Reading
 from feature_repo.pipeline.errors import Result, StepMissing
-from feature_repo.window import DAY, Window
+from feature_repo.window import DAY, Window, as_utc
 
 STAGED_FOR = 3 * DAY
 """How long staged files outlive their window: long enough to look at after a bad weekend."""
@@ -28,14 +29,7 @@ def staged_file(kind: str, window: Window, settings: Settings) -> Path:
 
 def stage(frame: pl.DataFrame, path: Path) -> Path:
     """Write a frame beside its place and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    try:
-        frame.write_parquet(name, compression="uncompressed")
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    replace_file(path, lambda temporary: frame.write_parquet(temporary, compression="uncompressed"), durable=False)
     return path
 
 
@@ -88,10 +82,7 @@ def basis_file(window: Window, settings: Settings) -> Path:
 
 def note_basis(basis: Result, window: Window, settings: Settings) -> None:
     """Note it, in one rename."""
-    path = basis_file(window, settings)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(basis))
-    temporary.replace(path)
+    write_atomically(basis_file(window, settings), json.dumps(basis))
 
 
 def noted_basis(window: Window, settings: Settings) -> Result:
@@ -101,6 +92,24 @@ def noted_basis(window: Window, settings: Settings) -> Result:
         raise StepMissing(f"{path} is not there: run compute_features for {window} first")
     basis: Result = json.loads(path.read_text())
     return basis
+
+
+def note_reading(reading: Reading, window: Window, settings: Settings) -> None:
+    """Note beside the staged orders what the landing folder held when they were read."""
+    content = {
+        "listing": {day.isoformat(): found for day, found in reading.listing.items()},
+        "late": [day.isoformat() for day in reading.late],
+    }
+    write_atomically(staged_file("orders", window, settings).with_suffix(".json"), json.dumps(content))
+
+
+def noted_reading(window: Window, settings: Settings) -> tuple[dict[datetime, str], list[datetime]]:
+    """What the landing folder held, and the days beyond the horizon of which there were versions; see `landed`."""
+    path = staged_file("orders", window, settings).with_suffix(".json")
+    if not path.exists():
+        raise StepMissing(f"{path} is not there: run ingest_orders for {window} first")
+    content = json.loads(path.read_text())
+    return {as_utc(day): str(found) for day, found in content["listing"].items()}, [*map(as_utc, content["late"])]
 
 
 def forget_staged(window: Window, settings: Settings) -> None:
