@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     # What it may take before it spills to disk; DuckDB's own limit is 80 % of the machine, Spark is given 4 GiB.
     engine_memory_gib: float | None = Field(default=None, gt=0)
 
+    # What is kept beside the tables: reports of validations and audits, in days before the newest one; tables that a
+    # rebuild or a new feature replaced, in number by view.
+    report_retention_days: int = Field(default=90, ge=1)
+    superseded_kept: int = Field(default=2, ge=1)
+
     # Addresses. All servers listen on `host`, loopback unless changed.
     host: str = "127.0.0.1"
     redis_port: int = 6390
@@ -229,6 +234,10 @@ class Settings(BaseSettings):
         return self.feast_registry_url_override or f"sqlite:///{self.data_dir / 'feast' / 'registry.db'}"
 
     # Durations.
+    @property
+    def report_retention(self) -> timedelta:
+        return timedelta(days=self.report_retention_days)
+
     @property
     def lateness_horizon(self) -> timedelta:
         return timedelta(hours=self.lateness_horizon_hours)

@@ -63,6 +63,13 @@ def write_atomically(path: Path, text: str) -> None:
     replace_file(path, lambda temporary: temporary.write_text(text))
 
 
+def forget_older(folder: Path, pattern: str, newest: str) -> None:
+    """Delete the files of a folder whose names, in which time ascends, come before a name."""
+    for path in folder.glob(pattern):
+        if path.name < newest:
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
     while True:

@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from feature_repo.files import replace_file
-from feature_repo.window import DAY, Window
+from feature_repo.window import DAY, HOUR, Window
 
 TIMESTAMP = pl.Datetime("us", "UTC")
 """Microseconds: with nanoseconds, the pandas default, Feast's materialisation raises."""
@@ -56,7 +56,8 @@ def _advice(path: Path, mend: str) -> str:
     if not mend:
         return restore
     day = datetime.fromisoformat(path.parent.name.removeprefix("day=") + "T00:00+00:00")
-    return f"{restore}, or {mend.format(start=day.isoformat(), end=(day + DAY).isoformat())}"
+    bounds = {"before": day - HOUR, "start": day, "end": day + DAY}
+    return f"{restore}, or {mend.format(**{name: bound.isoformat() for name, bound in bounds.items()})}"
 
 
 class PartitionedTable:
@@ -73,7 +74,8 @@ class PartitionedTable:
     sort_by : sequence of str
         Columns that order the rows of a file; together they should identify a row.
     mend : str
-        What makes a damaged file again, beside restoring it, with `{start}` and `{end}` for the bounds of its day.
+        What makes a damaged file again, beside restoring it, with `{start}` and `{end}` for the bounds of its day and
+        `{before}` for an hour before it.
     durable : bool
         Wait for the disk at each write: for what nothing can make again.
     """

@@ -21,6 +21,8 @@ AS_OF = "as_of"
 """The midnight before which a state's tiles lie."""
 
 _COMPUTE_AGAIN = "delete it and run `python -m feature_repo recompute {start} {end}`, then the hourly run"
+_ROWS_AGAIN = _COMPUTE_AGAIN.replace("{start}", "{before}")
+"""A day's first row is written by the hour before it."""
 
 DTYPES: dict[FeatureType, pl.DataType] = {"int64": pl.Int64(), "float64": pl.Float64(), "string": pl.String()}
 
@@ -48,7 +50,7 @@ def feature_table(transform: ViewTransform, settings: Settings) -> PartitionedTa
     features = {name: DTYPES[feature.dtype] for name, feature in transform.features.items()}
     schema = {transform.key: pl.String(), EVENT_TIME: TIMESTAMP, CREATED: TIMESTAMP, **features}
     key = [EVENT_TIME, transform.key]
-    return PartitionedTable(settings.features / transform.view, EVENT_TIME, schema, key, _COMPUTE_AGAIN)
+    return PartitionedTable(settings.features / transform.view, EVENT_TIME, schema, key, _ROWS_AGAIN)
 
 
 def state_table(transform: ViewTransform, settings: Settings) -> PartitionedTable:
