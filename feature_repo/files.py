@@ -22,7 +22,7 @@ class DiskFull(OSError):
     """There was no room for a file; the message says which, and what to do. Its place is as it was."""
 
 
-def replace_file(path: Path, write: Callable[[Path], Any], durable: bool = True) -> None:
+def replace_file(path: Path, write: Callable[[Path], Any], durable: bool = False) -> None:
     """Write a file beside its place and rename it into place, with the permissions that the umask leaves.
 
     Parameters
@@ -32,8 +32,8 @@ def replace_file(path: Path, write: Callable[[Path], Any], durable: bool = True)
     write : callable
         Gets the path of the temporary file, which exists and is empty, and fills it.
     durable : bool
-        Wait until the content is on the disk, so that it is there after a power failure, too. Needless for what
-        another step can make again.
+        Wait until the content is on the disk, so that it is there after a power failure, too: for what nothing can
+        make again.
 
     Raises
     ------
@@ -58,9 +58,9 @@ def replace_file(path: Path, write: Callable[[Path], Any], durable: bool = True)
         _sync_folder(path.parent)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, durable: bool = False) -> None:
     """Write a text file with `replace_file`."""
-    replace_file(path, lambda temporary: temporary.write_text(text))
+    replace_file(path, lambda temporary: temporary.write_text(text), durable)
 
 
 def forget_older(folder: Path, pattern: str, newest: str) -> None:

@@ -8,7 +8,7 @@ there after the files, in one rename, so a reader never sees half an hour of ord
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ import polars as pl
 from config import Settings
 from feature_repo.files import write_atomically
 from feature_repo.lake import TIMESTAMP
-from feature_repo.orders.landed import Landed, list_days, read_landed
+from feature_repo.orders.landed import Landed, files_before, list_days, new_files, read_landed
 from feature_repo.orders.landing_ids import can_hold_ids, read_ids
 from feature_repo.orders.recorded import recorded_at
 from feature_repo.orders.schema import (
@@ -71,15 +71,12 @@ class Reading:
     ----------
     rows : pl.DataFrame
         As `read_landing` returns them.
-    listing : mapping of datetime to str
-        What each day's folder held; see `landed`.
-    late : tuple of datetime
-        Days beyond the lateness horizon from which there are rows.
+    landed : Landed
+        What the folder held, with the days beyond the lateness horizon from which there are rows as `late`.
     """
 
     rows: pl.DataFrame
-    listing: Mapping[datetime, str]
-    late: tuple[datetime, ...]
+    landed: Landed
 
 
 def read_landing(window: Window, settings: Settings) -> pl.DataFrame:
@@ -118,16 +115,19 @@ def read_landing(window: Window, settings: Settings) -> pl.DataFrame:
 
 def read_window(window: Window, settings: Settings) -> Reading:
     """As `read_landing`, with what has to be noted when the versions are recorded (`landed.note_read`)."""
-    _require_complete(window, settings)
+    began = floor_hour(_require_complete(window, settings).started_at)
     listing, noted = list_days(settings), read_landed(settings)
     first = _first_recorded(window, noted, settings)
     near = floor(window.start - settings.lateness_horizon, DAY)
     days = [day for day in listing if near <= day < window.end]
     records = [Moments(near, window.end + settings.lateness_horizon), *noted.records_of(days)]
     batches, late = [_taken(days, max(first, near), window, records, settings)], []
-    for day in noted.unread(listing, (first, near), window):
+    # Of what the watermark tells, `coverage.left_out` says that it is left out. Of what it does not, nobody would.
+    untold = [day for day in noted.untold(listing, first, window) if day + DAY <= min(first, began)]
+    for day in [*untold, *noted.unread(listing, (first, near), window)]:
         recorded = [Moments(day, day + DAY + settings.lateness_horizon), window, *noted.records_of([day])]
-        found = _taken([day], first, window, recorded, settings)
+        names = new_files(day, noted, settings) if day in untold else None
+        found = _taken([day], day if day in untold else first, window, recorded, settings, names)
         if found.height:
             batches.append(found)
             late.append(day)
@@ -135,10 +135,11 @@ def read_window(window: Window, settings: Settings) -> Reading:
     if count := int(batch["found_late"].sum()):
         logger.warning("%d order versions for %s were found late in the landing folder", count, window)
     rows = batch.select(list(BATCH_SCHEMA)).sort("known_at", "order_id", "updated_at", maintain_order=True)
-    return Reading(rows, listing, tuple(late))
+    left_out = {} if noted.since else files_before(first, settings)
+    return Reading(rows, Landed(first, listing, dict.fromkeys(late, (window.start,)), left_out))
 
 
-def _require_complete(window: Window, settings: Settings) -> None:
+def _require_complete(window: Window, settings: Settings) -> Watermark:
     watermark = read_watermark(settings)
     if watermark is None:
         raise SourceNotReady(
@@ -150,6 +151,7 @@ def _require_complete(window: Window, settings: Settings) -> None:
             f"orders from {watermark.source!r} are complete until {watermark.complete_until.isoformat()}, the window "
             f"{window} needs them until {window.end.isoformat()}: wait for the source, or run an earlier window"
         )
+    return watermark
 
 
 def _first_recorded(window: Window, noted: Landed, settings: Settings) -> datetime:
@@ -164,20 +166,28 @@ def _first_recorded(window: Window, noted: Landed, settings: Settings) -> dateti
 
 
 def _taken(
-    days: Sequence[datetime], first: datetime, window: Window, records: Iterable[Window], settings: Settings
+    days: Sequence[datetime],
+    first: datetime,
+    window: Window,
+    records: Iterable[Window],
+    settings: Settings,
+    names: Collection[str] | None = None,
 ) -> pl.DataFrame:
-    """The rows of some days, known since `first`, that belong to the window by what has been recorded at `records`."""
-    landed = _read_days(days, settings)
+    """The rows of some days, known since `first`, that belong to the window by what has been recorded at `records`.
+
+    Of all files, or of those with these names.
+    """
+    landed = _read_days(days, settings, names)
     landed = landed.filter(pl.col("known_at").is_between(first, window.end, closed="left"))
     return _settle(landed, recorded_at(landed, records, settings), window)
 
 
-def _read_days(days: Sequence[datetime], settings: Settings) -> pl.DataFrame:
+def _read_days(days: Sequence[datetime], settings: Settings, names: Collection[str] | None = None) -> pl.DataFrame:
     files = [
         (path, day)
         for day in days
         for path in sorted((settings.landing_orders / f"day={day:%Y-%m-%d}").glob("*.parquet"))
-        if not path.name.startswith(".")
+        if not path.name.startswith(".") and (names is None or path.name in names)
     ]
     if not files:
         return pl.DataFrame(schema={**LANDING_SCHEMA, **REFUSAL_SCHEMA, "known_at": TIMESTAMP})

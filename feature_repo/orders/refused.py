@@ -95,7 +95,7 @@ def _write(refused: Mapping[Window, str], settings: Settings) -> None:
         {"start": one.start.isoformat(), "end": one.end.isoformat(), "reason": refused[one]}
         for one in sorted(refused, key=lambda one: one.start)
     ]
-    write_atomically(_file(settings), json.dumps({"refused": rows}, indent=1) + "\n")
+    write_atomically(_file(settings), json.dumps({"refused": rows}, indent=1) + "\n", durable=True)
 
 
 def _file(settings: Settings) -> Path:

@@ -81,4 +81,4 @@ def write_watermark(settings: Settings, watermark: Watermark) -> None:
     }
     if watermark.corrections:
         content["corrections"] = [*watermark.corrections]
-    write_atomically(watermark_file(settings), json.dumps(content, indent=2) + "\n")
+    write_atomically(watermark_file(settings), json.dumps(content, indent=2) + "\n", durable=True)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from config import Settings
 from feature_repo.locking import exclusive
-from feature_repo.pipeline.errors import Progress, Result, stopped
+from feature_repo.pipeline.errors import BatchStopped, LandingLost, Progress, Result, stopped
 from feature_repo.pipeline.online import audit_online, materialize
 from feature_repo.pipeline.steps import (
     accept_orders,
@@ -124,6 +124,8 @@ def close_gap(window: Window, settings: Settings, progress: Progress = logger.in
 
     Raises
     ------
+    BatchStopped
+        Validation refused one of them, as it may have done before. Those before it are complete.
     CoverageLost
         Tables have rows, and nobody knows of which hours. Nothing has been read.
     DefinitionChanged
@@ -158,7 +160,7 @@ def refusals() -> tuple[type[Exception], ...]:
     from feature_repo.transforms.coverage import CoverageLost
     from feature_repo.transforms.versions import DefinitionChanged
 
-    return CoverageLost, DefinitionChanged, RuleError
+    return BatchStopped, CoverageLost, DefinitionChanged, LandingLost, RuleError
 
 
 def require_definitions(settings: Settings) -> None:

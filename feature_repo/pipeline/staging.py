@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
 from config import Settings
 from feature_repo.files import replace_file, write_atomically
+from feature_repo.orders.landed import Landed
 from feature_repo.orders.landing import Reading
 from feature_repo.pipeline.errors import Result, StepMissing
-from feature_repo.window import DAY, Window, as_utc
+from feature_repo.window import DAY, Window
 
 STAGED_FOR = 3 * DAY
 """How long staged files outlive their window: long enough to look at after a bad weekend."""
@@ -29,7 +29,7 @@ def staged_file(kind: str, window: Window, settings: Settings) -> Path:
 
 def stage(frame: pl.DataFrame, path: Path) -> Path:
     """Write a frame beside its place and rename it into place."""
-    replace_file(path, lambda temporary: frame.write_parquet(temporary, compression="uncompressed"), durable=False)
+    replace_file(path, lambda temporary: frame.write_parquet(temporary, compression="uncompressed"))
     return path
 
 
@@ -96,20 +96,16 @@ def noted_basis(window: Window, settings: Settings) -> Result:
 
 def note_reading(reading: Reading, window: Window, settings: Settings) -> None:
     """Note beside the staged orders what the landing folder held when they were read."""
-    content = {
-        "listing": {day.isoformat(): found for day, found in reading.listing.items()},
-        "late": [day.isoformat() for day in reading.late],
-    }
-    write_atomically(staged_file("orders", window, settings).with_suffix(".json"), json.dumps(content))
+    path = staged_file("orders", window, settings).with_suffix(".json")
+    write_atomically(path, json.dumps(reading.landed.to_dict()))
 
 
-def noted_reading(window: Window, settings: Settings) -> tuple[dict[datetime, str], list[datetime]]:
-    """What the landing folder held, and the days beyond the horizon of which there were versions; see `landed`."""
+def noted_reading(window: Window, settings: Settings) -> Landed:
+    """What the landing folder held when the window was read."""
     path = staged_file("orders", window, settings).with_suffix(".json")
     if not path.exists():
         raise StepMissing(f"{path} is not there: run ingest_orders for {window} first")
-    content = json.loads(path.read_text())
-    return {as_utc(day): str(found) for day, found in content["listing"].items()}, [*map(as_utc, content["late"])]
+    return Landed.from_dict(json.loads(path.read_text()))
 
 
 def forget_staged(window: Window, settings: Settings) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from datetime import datetime
 
 import polars as pl
 
 from config import Settings
 from feature_repo.locking import exclusive
+from feature_repo.orders.landed import Landed
 from feature_repo.pipeline.errors import LandingLost, Result, failures_of
 from feature_repo.pipeline.staging import (
     StagedViews,
@@ -62,7 +61,7 @@ def ingest_orders(window: Window, settings: Settings, take_out: bool = False) ->
     forget_staged(window, settings)
     reading = read_window(window, settings)
     held = no_longer_landed(reading.rows, window, settings)
-    if held.height and not reading.listing:
+    if held.height and not reading.landed.days:
         raise _landing_lost(window, held.height, settings)
     batch = reading.rows if take_out or held.is_empty() else pl.concat([reading.rows, held])
     if held.height:
@@ -127,7 +126,7 @@ def accept_orders(window: Window, settings: Settings) -> Result:
     accepted = load("accepted", window, settings, made_by="validate_orders")
     rejected = load("rejected", window, settings, made_by="validate_orders")
     batch = load("orders", window, settings, made_by="ingest_orders")
-    listing, late = noted_reading(window, settings)
+    read = noted_reading(window, settings)
     if accepted.height + rejected.height != batch.height:
         raise ValueError(
             f"of {batch.height} versions of {window}, {accepted.height} are accepted and {rejected.height} rejected, "
@@ -135,12 +134,12 @@ def accept_orders(window: Window, settings: Settings) -> Result:
         )
     lake, quarantine = orders_table(settings), quarantine_table(settings)
     with exclusive(settings, "tables", f"accepting orders of {window}"):
-        rejected = pl.concat([rejected, _evidence_of_pruned_days(listing, batch, window, settings)])
+        rejected = pl.concat([rejected, _evidence_of_pruned_days(read, batch, window, settings)])
         if lake.would_change(window, accepted):
             note_unpublished(window, settings)
         quarantined = quarantine.replace(window, rejected)
         rows = lake.replace(window, accepted)
-        note_read(window, listing, late, settings)
+        note_read(window, read, settings)
         note_accepted(window, settings)
     return {"accepted": rows, "quarantined": quarantined}
 
@@ -247,14 +246,12 @@ def _landing_lost(window: Window, kept: int, settings: Settings) -> LandingLost:
     )
 
 
-def _evidence_of_pruned_days(
-    listing: Mapping[datetime, str], batch: pl.DataFrame, window: Window, settings: Settings
-) -> pl.DataFrame:
+def _evidence_of_pruned_days(read: Landed, batch: pl.DataFrame, window: Window, settings: Settings) -> pl.DataFrame:
     """What the quarantine holds of the window's days of which the landing folder holds nothing any more."""
     from feature_repo.orders.schema import quarantine_table, row_text
 
     held = quarantine_table(settings).read(window)
-    days = pl.Series([day for day in window.days() if day not in listing], dtype=held.schema["known_at"])
+    days = pl.Series([day for day in window.days() if day not in read.days], dtype=held.schema["known_at"])
     pruned = held.filter(pl.col("known_at").dt.truncate("1d").is_in(days.implode()))
     judged = batch.select(row=pl.coalesce("source_row", row_text()))
     return pruned.join(judged, on="row", how="anti", maintain_order="left")

@@ -143,7 +143,7 @@ def write_coverage(coverage: Coverage, settings: Settings) -> None:
         "rewritten": [hour.isoformat() for hour in coverage.rewritten],
         "unpublished": [[part.start.isoformat(), part.end.isoformat()] for part in coverage.unpublished],
     }
-    write_atomically(_file(settings), json.dumps(content))
+    write_atomically(_file(settings), json.dumps(content), durable=True)
 
 
 def note_unpublished(window: Window, settings: Settings) -> None:

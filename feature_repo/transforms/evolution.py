@@ -24,8 +24,8 @@ from typing import Any
 import polars as pl
 
 from config import Settings
+from feature_repo.files import write_atomically
 from feature_repo.lake import PartitionedTable
-from feature_repo.orders.landing import write_atomically
 from feature_repo.transforms import compute, versions, windows
 from feature_repo.transforms.coverage import HistoryMissing, chunks, covered_hours
 from feature_repo.transforms.engine import engine, evaluate, hand_over

@@ -30,7 +30,7 @@ def run(settings, window):
     """Read a window and accept all of it, as the pipeline does."""
     reading = read_window(window, settings)
     orders_table(settings).replace(window, reading.rows.select(list(LAKE_SCHEMA)))
-    note_read(window, reading.listing, reading.late, settings)
+    note_read(window, reading.landed, settings)
     return reading.rows
 
 
@@ -42,7 +42,7 @@ def refuse(settings, window):
         "known_at", "order_id", rule=pl.lit("test"), reason=pl.lit("test"), row=row_text(), window=pl.lit(window.slug)
     )
     quarantine_table(settings).replace(window, rows)
-    note_read(window, reading.listing, reading.late, settings)
+    note_read(window, reading.landed, settings)
     return batch
 
 
@@ -159,13 +159,41 @@ def test_what_lands_far_behind_again_is_counted_again_and_a_restored_file_is_not
     assert run(settings, Window(first.end + 2 * HOUR, first.end + 3 * HOUR)).height == 1
 
 
+def test_what_comes_to_days_before_the_first_hour_is_late_but_what_was_there_is_left_out(settings):
+    """The watermark says that there is nothing before noon; so nobody else would tell of it."""
+    old = NOON - 9 * DAY
+    land(settings, placed("was there", placed_at=old))
+    complete(settings, NOON + 9 * HOUR)
+    assert run(settings, WINDOW).is_empty()
+    land(settings, placed("came later", placed_at=old + minutes(1)), name="more")
+    land(settings, placed("of another day", placed_at=old - 2 * DAY))
+    batch = run(settings, NEXT)
+    assert batch.select("order_id", "known_at", "found_late").rows() == [
+        ("came later", NEXT.start, True),
+        ("of another day", NEXT.start, True),
+    ]
+    assert run(settings, NEXT).equals(batch)
+    assert run(settings, Window(NEXT.end, NEXT.end + HOUR)).is_empty()
+
+
+def test_an_earlier_history_that_the_watermark_tells_waits_for_its_backfill(settings):
+    land(settings, placed("now"))
+    complete(settings, NOON + 9 * HOUR)
+    run(settings, WINDOW)
+    old = NOON - 9 * DAY
+    land(settings, placed("history", placed_at=old))
+    write_watermark(settings, Watermark(NOON + 9 * HOUR, "test", old))
+    assert run(settings, NEXT).is_empty()
+    assert run(settings, Window(old, old + HOUR))["known_at"].to_list() == [old]
+
+
 def test_an_old_day_is_opened_only_when_its_files_change(settings, monkeypatch):
     land(settings, placed("old", placed_at=NOON))
     complete(settings, NOON + 30 * DAY)
     run(settings, Window(NOON, NOON + 9 * DAY))
     opened = []
     real = landing._read_days
-    monkeypatch.setattr(landing, "_read_days", lambda days, given: opened.extend(days) or real(days, given))
+    monkeypatch.setattr(landing, "_read_days", lambda days, *given: opened.extend(days) or real(days, *given))
     run(settings, Window(NOON + 9 * DAY, NOON + 9 * DAY + HOUR))
     assert opened == []
     land(settings, placed("new", placed_at=NOON), name="more")
