@@ -116,9 +116,14 @@ def list_days(settings: Settings) -> dict[datetime, str]:
 
 
 def read_landed(settings: Settings) -> Landed:
-    """What has been read so far; in a lake from before it was noted, or when the note is damaged, nothing.
+    """What has been read so far; nothing in a lake from before it was noted.
 
     That is no loss: each day is then read once more, and what is recorded is not recorded again.
+
+    Raises
+    ------
+    LandingError
+        The note is damaged.
     """
     try:
         return Landed.from_dict(json.loads(_file(settings).read_text()))

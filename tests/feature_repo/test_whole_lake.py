@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -197,6 +198,54 @@ def test_rows_that_come_too_late_do_not_shut_out_the_hour_in_which_they_are_foun
     hourly(Window(week.end, week.end + HOUR), house)
     assert orders_table(house).read(Window(week.end, week.end + HOUR)).height == 3
     assert quarantine_table(house).read().height == 72
+
+
+# Every landed row, hour by hour and at once.
+
+
+def known(row: dict[str, Any]) -> datetime:
+    return max(row["updated_at"], row.get("arrived_at") or row["updated_at"])
+
+
+def random_rows(seed: int, window: Window) -> list[dict[str, Any]]:
+    """Versions of a few ids that orders share, corrected, repeated, and on their way for up to 100 minutes."""
+    dice = random.Random(seed)
+    rows = []
+    for _ in range(40):
+        placed = window.start + dice.randrange(10 * 60) * MINUTE
+        row = order(dice.randrange(12), placed, restaurant_id=dice.choice("rrs"), order_value=dice.choice([1.0, 2.0]))
+        row |= {"updated_at": placed + dice.choice([0, 0, 5, 70]) * MINUTE}
+        copies = 1 + (dice.random() < 0.15)
+        rows += [row | {"arrived_at": row["updated_at"] + dice.choice([0, 3, 90, 100]) * MINUTE} for _ in range(copies)]
+    return [row for row in rows if known(row) < window.end]
+
+
+def record(window: Window, settings: Settings) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What the lake and the quarantine hold after a window."""
+    for step in (pipeline.ingest_orders, pipeline.validate_orders, pipeline.accept_orders):
+        step(window, settings)
+    evidence = quarantine_table(settings).read().select("known_at", "order_id", "rule", "row")
+    return orders_table(settings).read(), evidence.sort(pl.all())
+
+
+def test_hour_by_hour_and_at_once_the_same_is_recorded_and_it_is_all_that_landed(tmp_path):
+    whole, options = Window(START, START + 9 * HOUR), {"rule_severities": {"rejected_share": "warn"}}
+    rows = random_rows(3, whole)
+    hourly_house = Settings(data_dir=tmp_path / "hourly", lateness_horizon_hours=2, **options)
+    for hour in whole.hours():
+        landed = [row for row in rows if known(row) < hour.end]
+        land(landed, hourly_house, hour.end)
+        accepted, rejected = record(hour, hourly_house)
+        assert accepted.height + rejected.height == len(landed), hour
+    at_once = Settings(data_dir=tmp_path / "at-once", lateness_horizon_hours=2, **options)
+    land(rows, at_once, whole.end)
+    again = record(whole, at_once)
+    assert accepted.equals(again[0])
+    assert rejected.equals(again[1])
+    assert set(rejected["rule"]) >= {"order_changed", "duplicate_version"}
+    shutil.rmtree(hourly_house.landing_orders)
+    land([order(99, whole.end)], hourly_house, whole.end)
+    assert record(whole, hourly_house)[0].equals(accepted), "nor is anything lost with the landing folder"
 
 
 # Hours that were refused.

@@ -286,3 +286,16 @@ def test_half_written_files_are_not_read(settings):
     complete(settings, WINDOW.end)
     assert read_landing(WINDOW, settings).height == 0
     assert set(LANDING_SCHEMA) >= {"arrived_at"}
+
+
+def test_a_damaged_note_of_what_was_read_names_its_file_and_without_it_nothing_is_counted_twice(settings):
+    land(settings, placed("old", placed_at=NOON))
+    complete(settings, NOON + 30 * DAY)
+    run(settings, Window(NOON, NOON + 9 * DAY))
+    note = settings.orders / "_landed.json"
+    note.write_text("{")
+    later = Window(NOON + 9 * DAY, NOON + 9 * DAY + HOUR)
+    with pytest.raises(LandingError, match=r"_landed.json is damaged .*delete it; all days are then read once more"):
+        read_landing(later, settings)
+    note.unlink()
+    assert run(settings, later).is_empty()
