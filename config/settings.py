@@ -6,10 +6,11 @@ Every path hangs off `data_dir` and every address off a port, so a second, indep
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,6 +56,11 @@ class Settings(BaseSettings):
     engine: Literal["duckdb", "spark"] = "duckdb"
     # What it may take before it spills to disk; DuckDB's own limit is 80 % of the machine, Spark is given 4 GiB.
     engine_memory_gib: float | None = Field(default=None, gt=0)
+
+    # What is kept beside the tables: reports of validations and audits, in days before the newest one; tables that a
+    # rebuild or a new feature replaced, in number by view.
+    report_retention_days: int = Field(default=90, ge=1)
+    superseded_kept: int = Field(default=2, ge=1)
 
     # Addresses. All servers listen on `host`, loopback unless changed.
     host: str = "127.0.0.1"
@@ -118,6 +124,16 @@ class Settings(BaseSettings):
         if blank:
             raise ValueError(f"ETA_API_KEYS has blank keys or names ({blank}): leave them out, or set them")
         return keys
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _refuse_addresses(cls, value: Any) -> Any:
+        if "://" in str(value) or re.match(r"(s3|gs|az|abfss?|hdfs|https?|file):", str(value)):
+            raise ValueError(
+                f"ETA_DATA_DIR={value} is an address, and would become a folder of that name: write the path of a "
+                "folder of this machine (one that a file system mounts, where the data lie elsewhere)"
+            )
+        return value
 
     @model_validator(mode="after")
     def _refuse_default_secrets_in_production(self) -> Settings:
@@ -218,6 +234,10 @@ class Settings(BaseSettings):
         return self.feast_registry_url_override or f"sqlite:///{self.data_dir / 'feast' / 'registry.db'}"
 
     # Durations.
+    @property
+    def report_retention(self) -> timedelta:
+        return timedelta(days=self.report_retention_days)
+
     @property
     def lateness_horizon(self) -> timedelta:
         return timedelta(hours=self.lateness_horizon_hours)

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from config import Settings, get_settings
@@ -25,6 +26,8 @@ COMMANDS = {
     "materialize": "write the newest features of a window to the online store",
 }
 
+TAKE_OUT = "versions that the lake has, and the landing folder no longer, leave the lake (without it they stay)"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 on success and 1 when it was refused, with the reason on stderr."""
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("start", metavar="START")
         command.add_argument("end", metavar="END")
+        if name == "backfill":
+            command.add_argument("--take-out", action="store_true", help=TAKE_OUT)
     added = commands.add_parser("backfill-feature", help="compute new features, and only those, for the past")
     added.add_argument("features", metavar="VIEW.FEATURE", nargs="+", help="all that are new in the view")
     added.add_argument("--start", help="compute from this hour on (default: from the first computed one)")
@@ -83,7 +88,8 @@ def _execute(chosen: argparse.Namespace, settings: Settings) -> object:
     if chosen.command == "refresh":
         from feature_repo import live
 
-        return live.refresh(as_utc(chosen.as_of) if chosen.as_of else live.landed_until(settings), settings)
+        as_of = as_utc(chosen.as_of) if chosen.as_of else live.landed_until(settings, datetime.now(UTC))
+        return live.refresh(as_of, settings)
     if chosen.command == "reconcile":
         return pipeline.reconcile(settings)
     if chosen.command == "audit":
@@ -96,8 +102,9 @@ def _execute(chosen: argparse.Namespace, settings: Settings) -> object:
     window = Window(as_utc(chosen.start), as_utc(chosen.end))
     if chosen.command == "materialize":
         return pipeline.materialize(window, settings)
+    if chosen.command == "backfill":
+        return pipeline.backfill(window, settings, _show, chosen.take_out)
     steps = {
-        "backfill": pipeline.backfill,
         "recompute": pipeline.recompute_features,
         "run": pipeline.run_window,
     }

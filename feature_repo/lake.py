@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,7 +16,8 @@ from pathlib import Path
 
 import polars as pl
 
-from feature_repo.window import DAY, Window
+from feature_repo.files import replace_file
+from feature_repo.window import DAY, HOUR, Window
 
 TIMESTAMP = pl.Datetime("us", "UTC")
 """Microseconds: with nanoseconds, the pandas default, Feast's materialisation raises."""
@@ -31,8 +30,14 @@ class CorruptPartition(ValueError):
     """A partition file cannot be read or has another schema than its table; the message names the file."""
 
 
-def require_readable(files: Sequence[Path]) -> None:
+def require_readable(files: Sequence[Path], mend: str = "") -> None:
     """Read files to the last byte. Their schema is in the footer, so damage before it shows only then.
+
+    Parameters
+    ----------
+    files : sequence of Path
+    mend : str
+        What to do about a damaged one, where it is not to be restored; see `PartitionedTable`.
 
     Raises
     ------
@@ -43,11 +48,16 @@ def require_readable(files: Sequence[Path]) -> None:
         try:
             pl.read_parquet(path, hive_partitioning=False)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise _corrupt(path, error) from error
+            raise CorruptPartition(f"{path} cannot be read ({error}): {_advice(path, mend)}") from error
 
 
-def _corrupt(path: Path, error: Exception) -> CorruptPartition:
-    return CorruptPartition(f"{path} cannot be read ({error}): restore it or run its backfill again")
+def _advice(path: Path, mend: str) -> str:
+    restore = "restore it from a copy"
+    if not mend:
+        return restore
+    day = datetime.fromisoformat(path.parent.name.removeprefix("day=") + "T00:00+00:00")
+    bounds = {"before": day - HOUR, "start": day, "end": day + DAY}
+    return f"{restore}, or {mend.format(**{name: bound.isoformat() for name, bound in bounds.items()})}"
 
 
 class PartitionedTable:
@@ -63,13 +73,27 @@ class PartitionedTable:
         Names and types of all columns, in order.
     sort_by : sequence of str
         Columns that order the rows of a file; together they should identify a row.
+    mend : str
+        What makes a damaged file again, beside restoring it, with `{start}` and `{end}` for the bounds of its day and
+        `{before}` for an hour before it.
+    durable : bool
+        Wait for the disk at each write: for what nothing can make again.
     """
 
-    def __init__(self, root: Path, time_column: str, schema: Mapping[str, pl.DataType], sort_by: Sequence[str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        time_column: str,
+        schema: Mapping[str, pl.DataType],
+        sort_by: Sequence[str],
+        mend: str = "",
+        durable: bool = False,
+    ) -> None:
         self.root = root
         self.time_column = time_column
         self.schema = pl.Schema(schema)
         self.sort_by = list(sort_by)
+        self.mend, self.durable = mend, durable
 
     def file(self, day: datetime) -> Path:
         """Where the rows of one UTC day are kept."""
@@ -102,7 +126,7 @@ class PartitionedTable:
         try:
             return self.scan(window).sort(self.sort_by).collect()
         except pl.exceptions.PolarsError:
-            require_readable(self.files(window))
+            require_readable(self.files(window), self.mend)
             raise
 
     def replace(self, window: Window, frame: pl.DataFrame) -> int:
@@ -133,6 +157,14 @@ class PartitionedTable:
             for number, day in enumerate(midnights):
                 self._replace_day(day, window, rows[first[number] : first[number + 1]])
         return rows.height
+
+    def would_change(self, window: Window, frame: pl.DataFrame) -> bool:
+        """Whether `replace` would give the window another content; so it is where that cannot be read."""
+        rows = self._conform(frame)
+        try:
+            return not self.read(window).sort(rows.columns).equals(rows.sort(rows.columns))
+        except CorruptPartition:
+            return True
 
     def forget_before(self, day: datetime) -> None:
         """Delete the rows of the days before this one."""
@@ -174,32 +206,29 @@ class PartitionedTable:
         try:
             found = pl.read_parquet_schema(path)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise _corrupt(path, error) from error
+            raise CorruptPartition(f"{path} cannot be read ({error}): {_advice(path, self.mend)}") from error
         if dict(found) != dict(self.schema):
             wrong = {
                 name: (found.get(name), self.schema.get(name))
                 for name in [*self.schema, *found]
                 if found.get(name) != self.schema.get(name)
             }
-            raise CorruptPartition(f"{path} has another schema than its table (found, expected): {wrong}")
+            raise CorruptPartition(
+                f"{path} has another schema than its table (found, expected): {wrong}: {_advice(path, self.mend)}"
+            )
 
     def _load(self, path: Path) -> pl.DataFrame:
         self._check(path)
         try:
             return pl.read_parquet(path, hive_partitioning=False).select(list(self.schema))
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise _corrupt(path, error) from error
+            raise CorruptPartition(f"{path} cannot be read ({error}): {_advice(path, self.mend)}") from error
 
     def _write(self, path: Path, content: pl.DataFrame) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".rows-", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        def write(temporary: Path) -> None:
             content.write_parquet(temporary, compression="zstd", compression_level=COMPRESSION_LEVEL, statistics=True)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+        replace_file(path, write, self.durable)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -19,6 +19,7 @@ import polars as pl
 from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
 from feature_repo.locking import holder_of
+from feature_repo.orders.refused import refused_within
 from feature_repo.window import DAY, HOUR, MINUTE, Moments, Window, as_utc, floor
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class Online:
         if missing := sorted(set(LIVE) - {view.name for view in self.views}):
             raise LiveUnavailable(f"views {missing} are not registered: run `feast -c feature_repo apply` first")
 
+    def now(self) -> datetime:
+        """What time it is by the clock that the store reads with."""
+        clock = getattr(getattr(self.store._get_provider(), "online_store", None), "_now", None)
+        return clock() if clock else datetime.now(UTC)
+
 
 def refresh(as_of: datetime, settings: Settings, online: Online | None = None) -> dict[str, Any]:
     """Bring the newest row of each entity of each live view online, as of an instant on a full step.
@@ -84,7 +90,8 @@ def refresh(as_of: datetime, settings: Settings, online: Online | None = None) -
     SourceNotReady
         The landing folder is not complete up to `as_of`; a later try may succeed.
     LiveUnavailable
-        No hour has been computed, the last one lies too far back, or a view is not registered.
+        No hour has been computed, the last one lies too far back, a view is not registered, or `as_of` has not come
+        yet. Or the orders since then were refused, or are such that they will be.
     DefinitionChanged
         The rows on disk were made under other definitions.
     OnlineStoreUnavailable
@@ -103,11 +110,15 @@ def refresh(as_of: datetime, settings: Settings, online: Online | None = None) -
     if coverage != read_coverage(settings):
         # The hourly run has published meanwhile: what was read may be of two hours.
         rows = rows_until(as_of, settings)
-    return bring_online(rows, as_of, settings, online or Online(settings))
+    online = online or Online(settings)
+    if as_of > (now := online.now()):
+        # Whatever the source vouches for: the row would outrank the true one of that instant.
+        raise LiveUnavailable(f"{as_of.isoformat()} has not come yet, it is {now.isoformat(timespec='seconds')}")
+    return bring_online(rows, as_of, settings, online)
 
 
-def landed_until(settings: Settings) -> datetime:
-    """The last full step for which all orders have landed.
+def landed_until(settings: Settings, now: datetime | None = None) -> datetime:
+    """The last full step for which all orders have landed, and that has come by `now`, where that is given.
 
     Raises
     ------
@@ -120,7 +131,7 @@ def landed_until(settings: Settings) -> datetime:
     landed = read_watermark(settings)
     if landed is None:
         raise LiveUnavailable("no orders have landed yet: bring some in with `make ingest`, or start the simulator")
-    return floor(landed.complete_until, LIVE_STEP)
+    return floor(min(landed.complete_until, now) if now else landed.complete_until, LIVE_STEP)
 
 
 def may_be_ahead_until(computed_until: datetime, settings: Settings) -> datetime:
@@ -140,6 +151,8 @@ def why_not(as_of: datetime, settings: Settings) -> str | None:
         return "no hour has been computed yet"
     if as_of - coverage.until > LONGEST_TAIL and (holder := holder_of(settings, "run")):
         return f"the hours since {coverage.until.isoformat()} are being computed ({holder})"
+    if as_of > coverage.until and (refused := refused_within(Moments(coverage.until, as_of), settings)):
+        return _waits_for(refused)
     landed = landed_until(settings)
     if landed < as_of - HOUR:
         return f"the source's orders end at {landed.isoformat()}: it does not send those of these minutes"
@@ -149,7 +162,7 @@ def why_not(as_of: datetime, settings: Settings) -> str | None:
 def rows_until(as_of: datetime, settings: Settings) -> dict[str, pl.DataFrame]:
     """The rows of live views after the last computed hour and up to an instant, by view; raises as `refresh`."""
     from feature_repo.orders.landing import read_landing
-    from feature_repo.quality.orders import acceptable_orders
+    from feature_repo.quality.orders import TooManyRejected, trusted_orders
     from feature_repo.transforms.compute import compute_rows, compute_tiles
     from feature_repo.transforms.versions import require_current
     from feature_repo.transforms.views import LIVE
@@ -159,8 +172,17 @@ def rows_until(as_of: datetime, settings: Settings) -> dict[str, pl.DataFrame]:
     if as_of <= known:
         return {}
     since = Moments(known, as_of)
-    landed = acceptable_orders(read_landing(since, settings), since, settings)
+    if refused := refused_within(since, settings):
+        raise LiveUnavailable(_waits_for(refused))
+    try:
+        landed = trusted_orders(read_landing(since, settings), since, settings)
+    except TooManyRejected as error:
+        raise LiveUnavailable(f"{error}. No live values come of the rest of them") from error
     return compute_rows(since, compute_tiles(since, settings, LIVE, landed), settings, LIVE)
+
+
+def _waits_for(refused: str) -> str:
+    return f"orders were refused, of which nothing is served: {refused}. The run that accepts them ends this"
 
 
 def bring_online(

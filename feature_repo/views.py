@@ -4,6 +4,8 @@ How a value is computed is in `transforms/<view>.py`, under the same name. Every
 expectations, the model's inputs, drift columns) is read from the fields here through `feature_repo.catalog`.
 """
 
+import difflib
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +25,15 @@ LIVE_TTL = timedelta(minutes=20)
 """Of rows that come every few minutes, and at the latest every 10: an older one means that refreshing has stopped."""
 
 MINUTES_PER_DAY = 24 * 60
+LIMITS: dict[str, type] = {
+    "minimum": float,
+    "maximum": float,
+    "allowed": str,
+    "max_null_share": float,
+    "at_most": str,
+    "implies": str,
+}
+"""What a field may say of its values; each becomes a check of every run."""
 
 
 def field(name: str, dtype: FeastType, unit: str, description: str, **limits: Any) -> Field:
@@ -40,9 +51,27 @@ def field(name: str, dtype: FeastType, unit: str, description: str, **limits: An
         What holds for every run's rows, where it does: `minimum`, `maximum` (inclusive numbers), `allowed`
         (comma-separated words), `max_null_share`, `at_most` (a feature of the view that this one cannot exceed),
         `implies` (a feature of the view that has a value where this one has).
+
+    Raises
+    ------
+    ValueError
+        There is no such limit, so nothing would ever be checked; or it cannot be one.
     """
+    for limit, value in limits.items():
+        _require_limit(name, limit, value)
     tags = {"unit": unit, "description": description, **{key: str(value) for key, value in limits.items()}}
     return Field(name=name, dtype=dtype, description=description, tags=tags)
+
+
+def _require_limit(field_name: str, limit: str, value: Any) -> None:
+    if limit not in LIMITS:
+        near = difflib.get_close_matches(limit, LIMITS, n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{field_name}: there is no limit {limit!r}{hint} There are {', '.join(LIMITS)}")
+    if LIMITS[limit] is float and (isinstance(value, bool | str) or not math.isfinite(value)):
+        raise ValueError(f"{field_name}: {limit} is a number, not {value!r}")
+    if LIMITS[limit] is str and not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"{field_name}: {limit} is a text, not {value!r}")
 
 
 def _count(name: str, description: str, unit: str = "orders", **limits: Any) -> Field:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -240,9 +238,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary file that takes the place of `path` if the block succeeds, and vanishes if it does not."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Of one name, which the lock makes safe: what a killed simulator left is written over.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
         temporary.replace(path)

@@ -7,21 +7,18 @@ there after the files, in one rename, so a reader never sees half an hour of ord
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from config import Settings
+from feature_repo.files import write_atomically
 from feature_repo.lake import TIMESTAMP
-from feature_repo.orders.fold import correctable
+from feature_repo.orders.landed import Landed, files_before, list_days, new_files, read_landed
 from feature_repo.orders.landing_ids import can_hold_ids, read_ids
 from feature_repo.orders.recorded import recorded_at
 from feature_repo.orders.schema import (
@@ -32,7 +29,29 @@ from feature_repo.orders.schema import (
     orders_table,
     quarantine_table,
 )
-from feature_repo.window import DAY, Moments, Window, as_utc, floor_hour
+from feature_repo.orders.watermark import (
+    LandingError,
+    Watermark,
+    corrections,
+    read_watermark,
+    watermark_file,
+    write_watermark,
+)
+from feature_repo.window import DAY, Moments, Window, floor, floor_hour
+
+__all__ = [
+    "LandingError",
+    "Reading",
+    "SourceNotReady",
+    "Watermark",
+    "corrections",
+    "read_landing",
+    "read_watermark",
+    "read_window",
+    "watermark_file",
+    "write_atomically",
+    "write_watermark",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -44,83 +63,20 @@ class SourceNotReady(RuntimeError):
     """The landing folder is not complete up to the window's end; a later retry may succeed."""
 
 
-class LandingError(ValueError):
-    """A file in the landing folder cannot be used; the message names the file, the column and what to do."""
-
-
 @dataclass(frozen=True, slots=True)
-class Watermark:
-    """Until when the landing folder is complete, and who fills it.
+class Reading:
+    """What a window found in the landing folder.
 
     Attributes
     ----------
-    complete_until : datetime
-        All versions known before this instant are there. UTC.
-    source : str
-        `simulator`, or the name of a mapping.
-    started_at : datetime
-        The full hour of the first version. UTC.
-    corrections : tuple of str
-        Columns in which a null, or an earlier status, takes back what was known; see `fold`.
+    rows : pl.DataFrame
+        As `read_landing` returns them.
+    landed : Landed
+        What the folder held, with the days beyond the lateness horizon from which there are rows as `late`.
     """
 
-    complete_until: datetime
-    source: str
-    started_at: datetime
-    corrections: tuple[str, ...] = ()
-
-
-def watermark_file(settings: Settings) -> Path:
-    """Where the watermark is kept."""
-    return settings.landing_orders / "_watermark.json"
-
-
-def read_watermark(settings: Settings) -> Watermark | None:
-    """The landing folder's watermark; None when nothing has landed yet.
-
-    Raises
-    ------
-    LandingError
-        The file is damaged.
-    """
-    path = watermark_file(settings)
-    try:
-        content = json.loads(path.read_text())
-        until, started = as_utc(content["complete_until"]), as_utc(content["started_at"])
-        return Watermark(until, str(content["source"]), started, correctable(content.get("corrections", ())))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise LandingError(
-            f"{path} is damaged ({error!r}): delete it and run `make ingest` or the simulator again"
-        ) from error
-
-
-def corrections(settings: Settings) -> tuple[str, ...]:
-    """Columns in which the source says that a later version may take back what was known."""
-    watermark = read_watermark(settings)
-    return watermark.corrections if watermark else ()
-
-
-def write_watermark(settings: Settings, watermark: Watermark) -> None:
-    """Put the watermark there in one rename. Call it after the files that it vouches for."""
-    content: dict[str, Any] = {
-        "complete_until": as_utc(watermark.complete_until).isoformat(),
-        "source": watermark.source,
-        "started_at": as_utc(watermark.started_at).isoformat(),
-    }
-    if watermark.corrections:
-        content["corrections"] = [*watermark.corrections]
-    write_atomically(watermark_file(settings), json.dumps(content, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    Path(name).replace(path)
+    rows: pl.DataFrame
+    landed: Landed
 
 
 def read_landing(window: Window, settings: Settings) -> pl.DataFrame:
@@ -148,25 +104,42 @@ def read_landing(window: Window, settings: Settings) -> pl.DataFrame:
     -----
     Each landed row is recorded once, in the lake or in the quarantine, and what has been recorded stays. A row that
     one of them already holds at an instant keeps it, so running a window again gives the same batch, and a row that a
-    later window found late is not counted a second time here. A row of the `lateness_horizon` before the window that is
-    recorded nowhere is taken now, with `known_at = window.start`: that is when this house learnt of it. This holds for
-    one that repeats a recorded version, too: it comes in, and is quarantined as a duplicate, instead of vanishing.
-    Hours before the first recorded one are not looked at: starting in the middle of a history does not make that
-    history late.
+    later window found late is not counted a second time here. A row of before the window that is recorded nowhere is
+    taken now, however far behind it comes, with `known_at = window.start`: that is when this house learnt of it. This
+    holds for one that repeats a recorded version, too: it comes in, and is quarantined as a duplicate, instead of
+    vanishing. Hours before the first recorded one are not looked at: starting in the middle of a history does not
+    make that history late.
     """
-    _require_complete(window, settings)
-    span = Moments(window.start - settings.lateness_horizon, window.end)
-    landed = _read_days(span, settings).filter(
-        pl.col("known_at").is_between(_late_from(span, window, settings), window.end, closed="left")
-    )
-    batch = _settle(landed, window, settings)
-    late = int(batch["found_late"].sum())
-    if late:
-        logger.warning("%d order versions for %s were found late in the landing folder", late, window)
-    return batch.select(list(BATCH_SCHEMA)).sort("known_at", "order_id", "updated_at", maintain_order=True)
+    return read_window(window, settings).rows
 
 
-def _require_complete(window: Window, settings: Settings) -> None:
+def read_window(window: Window, settings: Settings) -> Reading:
+    """As `read_landing`, with what has to be noted when the versions are recorded (`landed.note_read`)."""
+    began = floor_hour(_require_complete(window, settings).started_at)
+    listing, noted = list_days(settings), read_landed(settings)
+    first = _first_recorded(window, noted, settings)
+    near = floor(window.start - settings.lateness_horizon, DAY)
+    days = [day for day in listing if near <= day < window.end]
+    records = [Moments(near, window.end + settings.lateness_horizon), *noted.records_of(days)]
+    batches, late = [_taken(days, max(first, near), window, records, settings)], []
+    # Of what the watermark tells, `coverage.left_out` says that it is left out. Of what it does not, nobody would.
+    untold = [day for day in noted.untold(listing, first, window) if day + DAY <= min(first, began)]
+    for day in [*untold, *noted.unread(listing, (first, near), window)]:
+        recorded = [Moments(day, day + DAY + settings.lateness_horizon), window, *noted.records_of([day])]
+        names = new_files(day, noted, settings) if day in untold else None
+        found = _taken([day], day if day in untold else first, window, recorded, settings, names)
+        if found.height:
+            batches.append(found)
+            late.append(day)
+    batch = pl.concat(batches)
+    if count := int(batch["found_late"].sum()):
+        logger.warning("%d order versions for %s were found late in the landing folder", count, window)
+    rows = batch.select(list(BATCH_SCHEMA)).sort("known_at", "order_id", "updated_at", maintain_order=True)
+    left_out = {} if noted.since else files_before(first, settings)
+    return Reading(rows, Landed(first, listing, dict.fromkeys(late, (window.start,)), left_out))
+
+
+def _require_complete(window: Window, settings: Settings) -> Watermark:
     watermark = read_watermark(settings)
     if watermark is None:
         raise SourceNotReady(
@@ -178,25 +151,43 @@ def _require_complete(window: Window, settings: Settings) -> None:
             f"orders from {watermark.source!r} are complete until {watermark.complete_until.isoformat()}, the window "
             f"{window} needs them until {window.end.isoformat()}: wait for the source, or run an earlier window"
         )
+    return watermark
 
 
-def _late_from(span: Window, window: Window, settings: Settings) -> datetime:
+def _first_recorded(window: Window, noted: Landed, settings: Settings) -> datetime:
     """The first instant whose versions may count as found late: none are, before anything has been recorded."""
-    first = window.start
+    first = min(window.start, noted.since or window.start)
     for table in (orders_table(settings), quarantine_table(settings)):
         files = table.files()
         if files:
             found = pl.scan_parquet(files[0], hive_partitioning=False).select(pl.col("known_at").min()).collect().item()
             first = min(first, floor_hour(found))
-    return max(first, span.start)
+    return first
 
 
-def _read_days(span: Window, settings: Settings) -> pl.DataFrame:
+def _taken(
+    days: Sequence[datetime],
+    first: datetime,
+    window: Window,
+    records: Iterable[Window],
+    settings: Settings,
+    names: Collection[str] | None = None,
+) -> pl.DataFrame:
+    """The rows of some days, known since `first`, that belong to the window by what has been recorded at `records`.
+
+    Of all files, or of those with these names.
+    """
+    landed = _read_days(days, settings, names)
+    landed = landed.filter(pl.col("known_at").is_between(first, window.end, closed="left"))
+    return _settle(landed, recorded_at(landed, records, settings), window)
+
+
+def _read_days(days: Sequence[datetime], settings: Settings, names: Collection[str] | None = None) -> pl.DataFrame:
     files = [
         (path, day)
-        for day in span.days()
+        for day in days
         for path in sorted((settings.landing_orders / f"day={day:%Y-%m-%d}").glob("*.parquet"))
-        if not path.name.startswith(".")
+        if not path.name.startswith(".") and (names is None or path.name in names)
     ]
     if not files:
         return pl.DataFrame(schema={**LANDING_SCHEMA, **REFUSAL_SCHEMA, "known_at": TIMESTAMP})
@@ -269,10 +260,8 @@ def _place(rows: pl.LazyFrame, day: datetime) -> pl.LazyFrame:
     )
 
 
-def _settle(landed: pl.DataFrame, window: Window, settings: Settings) -> pl.DataFrame:
+def _settle(landed: pl.DataFrame, recorded: pl.Series, window: Window) -> pl.DataFrame:
     """Decide each version's `known_at` from what has been recorded; see the notes of `read_landing`."""
-    around = Moments(window.start - settings.lateness_horizon, window.end + settings.lateness_horizon)
-    recorded = recorded_at(landed, around, settings)
     start, end = pl.lit(window.start, TIMESTAMP), pl.lit(window.end, TIMESTAMP)
     known, record = pl.col("known_at"), pl.col("recorded_at")
     keep = pl.when(record.is_null()).then(True).when(record < start).then(known >= start).otherwise(record < end)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +11,7 @@ import duckdb
 import polars as pl
 
 from config import Settings
+from feature_repo.files import replace_file
 from feature_repo.lake import TIMESTAMP
 from feature_repo.orders.landing import Watermark
 from feature_repo.orders.mapping_file import Mapping
@@ -86,12 +85,5 @@ def _not_landed_yet(rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
 def _write_file(rows: pl.DataFrame, folder: Path, name: str) -> Path:
     content = hashlib.sha256(rows.write_ipc(None, compat_level=pl.CompatLevel.oldest()).getvalue()).hexdigest()
     path = folder / f"{name}-{content[:12]}.parquet"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".ingest-", suffix=".tmp", dir=folder)
-    os.close(handle)
-    try:
-        rows.write_parquet(temporary, compression="zstd", statistics=True)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    replace_file(path, lambda beside: rows.write_parquet(beside, compression="zstd", statistics=True), durable=True)
     return path

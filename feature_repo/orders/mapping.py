@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -22,8 +22,15 @@ from feature_repo.orders.landing_files import place_refused, write_days
 from feature_repo.orders.mapping_file import Mapping, MappingError, load_mapping
 from feature_repo.orders.ownership import Record, landing_lock, require_own_landing, write_record
 from feature_repo.orders.report import IngestReport
-from feature_repo.orders.source import count_rows, hide_password, literal, load_source, reading_notes
-from feature_repo.window import HOUR, as_utc, floor_hour
+from feature_repo.orders.source import (
+    count_rows,
+    hide_password,
+    literal,
+    load_source,
+    reading_notes,
+    written_at,
+)
+from feature_repo.window import HOUR, MINUTE, as_utc, floor, floor_hour
 
 __all__ = ["IngestReport", "bring_in"]
 
@@ -47,7 +54,8 @@ def bring_in(
         The mapping file; docs/orders.md has its reference.
     settings : Settings
     now : datetime, optional
-        Versions known after this instant are refused; None checks nothing.
+        The present. Versions known after it are refused, and the watermark vouches for nothing of after it; None
+        checks nothing.
     allowed : Allowed
         What a person decided, where the orders alone cannot say what is meant.
 
@@ -66,17 +74,17 @@ def bring_in(
     What does not convert is not dropped: it lands with the reason, and the run of its hour moves it to the quarantine.
     Running the same ingestion again lands nothing new; a killed one is completed by running it again.
     """
-    plan = load_mapping(mapping)
+    plan, moment = load_mapping(mapping), as_utc(now) if now is not None else None
     with landing_lock(settings), _scratch(settings, plan) as connection:
         earlier, record = require_own_landing(plan, settings)
         load_source(connection, orders, plan.read, plan.time.int96)
         converted = convert(connection, plan, allowed, record.formats)
-        _judge(connection, settings, as_utc(now) if now is not None else None, allowed, _landed(earlier, record))
+        _judge(connection, settings, moment, allowed, _landed(earlier, record))
         broken = _add_broken_lines(connection)
         span = _require_enough(connection, plan, orders)
         place_refused(connection, span)
         written = write_days(connection, plan, settings, earlier)
-        watermark = _advance(earlier, plan, span)
+        watermark = _advance(earlier, plan, span, moment, written_at(orders, plan.read))
         record = record.after(converted.formats, allowed.words, written.landed)
         write_record(settings, record)
         write_watermark(settings, watermark)
@@ -108,7 +116,8 @@ def _told(plan: Mapping) -> set[str]:
 def _landed(earlier: Watermark | None, record: Record) -> spans.Landed | None:
     if earlier is None:
         return None
-    return spans.Landed(earlier.started_at.date(), (earlier.complete_until - HOUR).date(), record.landed)
+    last = earlier.complete_until - timedelta(microseconds=1)
+    return spans.Landed(earlier.started_at.date(), last.date(), record.landed)
 
 
 def _judge(
@@ -182,8 +191,22 @@ def _restarts(connection: duckdb.DuckDBPyConnection, plan: Mapping) -> str:
     return f"\nThe numbers seem to restart: make order_id unique in the mapping, for example `order_id: {unique}`"
 
 
-def _advance(earlier: Watermark | None, plan: Mapping, span: tuple[datetime, datetime]) -> Watermark:
+def _advance(
+    earlier: Watermark | None,
+    plan: Mapping,
+    span: tuple[datetime, datetime],
+    now: datetime | None,
+    written: datetime | None,
+) -> Watermark:
+    """The new watermark: the end of the last version's hour, but nothing of after the orders were exported.
+
+    That was before now, and before their files were written; unless a file is older than what it holds, since it was
+    copied or unpacked with a time that says nothing.
+    """
     first, until = floor_hour(span[0]), floor_hour(span[1]) + HOUR
+    if now is not None:
+        exported = min(now, written) if written is not None and written >= span[1] else now
+        until = min(until, floor(exported, MINUTE))
     if earlier is not None:
         first, until = min(first, earlier.started_at), max(until, earlier.complete_until)
     return Watermark(until, plan.name, first, plan.corrections)

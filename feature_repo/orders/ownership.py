@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from config import Settings
+from feature_repo.files import write_atomically
 from feature_repo.orders.columns import mapping_record
-from feature_repo.orders.landing import Watermark, read_watermark, write_atomically
+from feature_repo.orders.landing import Watermark, read_watermark
 from feature_repo.orders.mapping_file import Mapping, MappingError, Time
 
 

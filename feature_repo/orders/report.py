@@ -93,7 +93,8 @@ class IngestReport:
             )
         if self.behind_watermark:
             lines.append(
-                f"  {self.behind_watermark:,} versions lie before the earlier watermark: the next hourly run finds"
-                f" those within the lateness horizon; backfill the older ones from {self.first_known:%Y-%m-%d %H:%M}"
+                f"  {self.behind_watermark:,} versions lie before the earlier watermark: the next hourly run finds them"
+                " and quarantines those that come later than the lateness horizon after their order's placing, unless"
+                f" a backfill from {self.first_known:%Y-%m-%d %H:%M} takes them in first"
             )
         return "\n".join(lines)

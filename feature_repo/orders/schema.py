@@ -65,16 +65,22 @@ STAGE_TIMES = ("placed_at", "accepted_at", "picked_up_at", "delivered_at")
 EVENT_TIMES = (*STAGE_TIMES, "cancelled_at")
 
 
+_LAND_AGAIN = (
+    "if the landing folder still has its orders, delete it and run `python -m feature_repo backfill {start} {end}`"
+)
+
+
 def orders_table(settings: Settings) -> PartitionedTable:
     """The lake's table of accepted order versions. Grain: one version of one order."""
-    return PartitionedTable(settings.orders, "known_at", LAKE_SCHEMA, ["known_at", "order_id", "updated_at"])
+    key = ["known_at", "order_id", "updated_at"]
+    return PartitionedTable(settings.orders, "known_at", LAKE_SCHEMA, key, _LAND_AGAIN, durable=True)
 
 
 def quarantine_table(settings: Settings) -> PartitionedTable:
     """The table of rejected order versions. Grain: one rejected row."""
-    return PartitionedTable(
-        settings.quarantine / "orders", "known_at", QUARANTINE_SCHEMA, ["known_at", "order_id", "rule", "row", "reason"]
-    )
+    key = ["known_at", "order_id", "rule", "row", "reason"]
+    root = settings.quarantine / "orders"
+    return PartitionedTable(root, "known_at", QUARANTINE_SCHEMA, key, _LAND_AGAIN, durable=True)
 
 
 def row_text(columns: list[str] | None = None) -> pl.Expr:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -32,6 +33,7 @@ __all__ = [
     "quoted",
     "reading_notes",
     "source_columns",
+    "written_at",
 ]
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -107,6 +109,13 @@ def for_each_part(connection: duckdb.DuckDBPyConnection, action: Callable[[str],
 def count_rows(connection: duckdb.DuckDBPyConnection) -> int:
     """Rows of all parts."""
     return int(connection.execute("SELECT coalesce(sum(rows), 0) FROM source_files").fetchall()[0][0])
+
+
+def written_at(orders: str, read: Read) -> datetime | None:
+    """When the newest of the orders' files was written; None of a database, which is read as it is now."""
+    if read.format == "sql":
+        return None
+    return datetime.fromtimestamp(max(path.stat().st_mtime for path in _existing_files(orders)), UTC)
 
 
 def reading_notes(connection: duckdb.DuckDBPyConnection) -> list[str]:

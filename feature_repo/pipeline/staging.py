@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from config import Settings
+from feature_repo.files import replace_file, write_atomically
+from feature_repo.orders.landed import Landed
+from feature_repo.orders.landing import Reading
 from feature_repo.pipeline.errors import Result, StepMissing
 from feature_repo.window import DAY, Window
 
@@ -28,14 +29,7 @@ def staged_file(kind: str, window: Window, settings: Settings) -> Path:
 
 def stage(frame: pl.DataFrame, path: Path) -> Path:
     """Write a frame beside its place and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    try:
-        frame.write_parquet(name, compression="uncompressed")
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    replace_file(path, lambda temporary: frame.write_parquet(temporary, compression="uncompressed"))
     return path
 
 
@@ -88,10 +82,7 @@ def basis_file(window: Window, settings: Settings) -> Path:
 
 def note_basis(basis: Result, window: Window, settings: Settings) -> None:
     """Note it, in one rename."""
-    path = basis_file(window, settings)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(basis))
-    temporary.replace(path)
+    write_atomically(basis_file(window, settings), json.dumps(basis))
 
 
 def noted_basis(window: Window, settings: Settings) -> Result:
@@ -101,6 +92,20 @@ def noted_basis(window: Window, settings: Settings) -> Result:
         raise StepMissing(f"{path} is not there: run compute_features for {window} first")
     basis: Result = json.loads(path.read_text())
     return basis
+
+
+def note_reading(reading: Reading, window: Window, settings: Settings) -> None:
+    """Note beside the staged orders what the landing folder held when they were read."""
+    path = staged_file("orders", window, settings).with_suffix(".json")
+    write_atomically(path, json.dumps(reading.landed.to_dict()))
+
+
+def noted_reading(window: Window, settings: Settings) -> Landed:
+    """What the landing folder held when the window was read."""
+    path = staged_file("orders", window, settings).with_suffix(".json")
+    if not path.exists():
+        raise StepMissing(f"{path} is not there: run ingest_orders for {window} first")
+    return Landed.from_dict(json.loads(path.read_text()))
 
 
 def forget_staged(window: Window, settings: Settings) -> None:

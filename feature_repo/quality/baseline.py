@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from config import Settings
-from feature_repo.orders.landing import write_atomically
+from feature_repo.files import write_atomically
 from feature_repo.orders.schema import ORDER_SCHEMA, REQUIRED_COLUMNS, orders_table
 from feature_repo.window import DAY, Window, as_utc
 

@@ -12,7 +12,7 @@ from feature_repo.orders.schema import orders_table
 from feature_repo.quality.results import RuleResult
 from feature_repo.quality.rules import Severities
 from feature_repo.quality.suite import Expectation, Outcome
-from feature_repo.window import DAY, Window, floor_hour
+from feature_repo.window import DAY, HOUR, Window, floor_hour
 
 MAX_REJECTED_SHARE = 0.2
 MIN_REJECTED_TO_STOP = 10
@@ -21,6 +21,8 @@ HISTORY_WEEKS = 4
 ROW_COUNT_FACTOR = 4.0
 """A window may have a quarter to four times as many rows as the same hours of the weeks before."""
 WEEK = 7 * DAY
+_SHOWN = 3
+"""Hours that a reason names."""
 SMALLEST_SHARE = 1e-9
 """As `mostly`: fails only when no row at all holds the expectation."""
 
@@ -50,23 +52,58 @@ class BatchRule:
 
 
 def batch_rules(marked: pl.DataFrame, window: Window, settings: Settings) -> list[BatchRule]:
-    """The rules on the rows that `mark_history` has looked at."""
+    """The rules on the rows that `mark_hours` has looked at."""
     return [_rejected_share(marked), _no_rows(marked, window), _row_count(marked, window, settings)]
 
 
+def mark_hours(marked: pl.DataFrame, settings: Settings) -> pl.DataFrame:
+    """Add `trusted`: whether the share of rejected rows is bearable in the row's hour, and in the batch as a whole.
+
+    A long window is thus refused for each hour that would be refused by itself. Rows that were found so late that
+    nothing of them could be accepted say nothing about the hour in which they were found, and are not counted.
+    """
+    too_late = pl.col("known_at") > pl.col("placed_at") + settings.lateness_horizon
+    counted = ~(pl.col("found_late") & too_late.fill_null(False))
+    bad, hour = counted & ~pl.col("unsuspicious").fill_null(False), pl.col("known_at").dt.truncate("1h")
+    counts = marked.with_columns(counted=counted, bad=bad, hour=hour).with_columns(
+        rows_of_hour=pl.col("counted").sum().over("hour"), bad_of_hour=pl.col("bad").sum().over("hour")
+    )
+    by_hour, whole = (
+        (bad >= MIN_REJECTED_TO_STOP) & (bad > MAX_REJECTED_SHARE * rows)
+        for bad, rows in (
+            (pl.col("bad_of_hour"), pl.col("rows_of_hour")),
+            (pl.col("bad").sum(), pl.col("counted").sum()),
+        )
+    )
+    return counts.with_columns(trusted=~by_hour & ~whole, hour_is_bad=by_hour)
+
+
+def refused_hours(marked: pl.DataFrame) -> list[Window]:
+    """The hours that would be refused by themselves for their share of rejected rows, in order."""
+    found = marked.filter("hour_is_bad")["hour"].unique().sort()
+    return [Window(hour, hour + HOUR) for hour in found]
+
+
 def _rejected_share(marked: pl.DataFrame) -> BatchRule:
-    bad = marked.height - int(marked["unsuspicious"].sum())
-    share = bad / marked.height if marked.height else 0.0
-    arguments = {"column": "unsuspicious", "value_set": [True], "mostly": 1 - MAX_REJECTED_SHARE}
-    few = bad < MIN_REJECTED_TO_STOP
+    bad, counted = int(marked["bad"].sum()), int(marked["counted"].sum())
+    arguments = {"column": "trusted", "value_set": [True]}
+    worst = marked.filter("hour_is_bad").select("hour", "bad_of_hour", "rows_of_hour").unique().sort("hour").rows()
+    hours = [f"{count} of {rows} in the hour of {hour:%Y-%m-%d %H:%M}" for hour, count, rows in worst]
+    left_out = marked.height - counted
     return BatchRule(
         Expectation("rejected_share", "ExpectColumnValuesToBeInSet", arguments),
-        round(share, 4),
-        f"at most {MAX_REJECTED_SHARE:g}, from {MIN_REJECTED_TO_STOP} rejected rows on",
+        round(bad / counted, 4) if counted else 0.0,
+        f"at most {MAX_REJECTED_SHARE:g} of the batch and of each hour, from {MIN_REJECTED_TO_STOP} rejected rows on",
         bad,
-        f"{bad} of {marked.height} rows are rejected (repeated versions not counted)"
-        + (f"; fewer than {MIN_REJECTED_TO_STOP} stop nothing" if few else ""),
-        applies=not few,
+        f"{bad} of {counted} rows are rejected (repeated versions not counted)"
+        + (
+            f": {', '.join(hours[:_SHOWN])}{' and others' if len(hours) > _SHOWN else ''}"
+            if hours and marked["hour"].n_unique() > 1
+            else ""
+        )
+        + (f"; {left_out} that were found too late to be accepted are not counted" if left_out else "")
+        + (f"; fewer than {MIN_REJECTED_TO_STOP} stop nothing" if bad < MIN_REJECTED_TO_STOP else ""),
+        applies=marked.height > 0,
     )
 
 

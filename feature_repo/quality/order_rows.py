@@ -28,6 +28,11 @@ ID_COLUMNS = tuple(name for name in ORDER_SCHEMA if name.endswith("_id"))
 MAX_DELIVERY_MINUTES = 24 * 60
 """For ASAP orders. A scheduled order's duration says when it was wanted; it is bounded by the lateness horizon."""
 MAX_DISTANCE_KM = 100.0
+# In any currency, and far beyond every order: what these keep out is no order, and sums of it in whole cents or seconds
+# would not fit into 64 bits, which ends the computation of every later hour.
+MAX_ORDER_VALUE = 1e9
+MAX_ITEM_COUNT = 1e6
+MAX_PROMISED_MINUTES = 30 * 24 * 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +185,9 @@ def _value_rules() -> list[RowRule]:
             pl.format("one of {} is NaN or infinite; an unknown value is null", pl.lit(", ".join(floats))),
         ),
         _range("distance_km", 0, MAX_DISTANCE_KM),
-        _range("order_value", 0, None),
-        _range("item_count", 1, None),
-        _range("promised_minutes", 0, None),
+        _range("order_value", 0, MAX_ORDER_VALUE),
+        _range("item_count", 1, MAX_ITEM_COUNT),
+        _range("promised_minutes", 0, MAX_PROMISED_MINUTES),
     ]
 
 
@@ -191,9 +196,9 @@ def flag(name: str, holds: pl.Expr, threshold: str, reason: pl.Expr) -> RowRule:
     return RowRule(Expectation.holds(name), threshold, reason, holds)
 
 
-def _range(column: str, minimum: float, maximum: float | None) -> RowRule:
+def _range(column: str, minimum: float, maximum: float) -> RowRule:
     arguments = {"column": column, "min_value": minimum, "max_value": maximum}
-    threshold = f"at least {minimum:g}" if maximum is None else f"{minimum:g} to {maximum:g}"
+    threshold = f"{minimum:g} to {maximum:g}" if maximum < 1e4 else f"at least {minimum:g}, at most {maximum:,.0f}"
     reason = pl.format("{} {} is not {}", pl.lit(column), pl.col(column), pl.lit(threshold))
     return RowRule(Expectation(column, "ExpectColumnValuesToBeBetween", arguments), threshold, reason)
 

@@ -19,7 +19,14 @@ from feature_repo.orders.schema import BATCH_SCHEMA, LAKE_SCHEMA, QUARANTINE_SCH
 from feature_repo.quality import shift, withdrawn
 from feature_repo.quality.baseline import baseline_for
 from feature_repo.quality.datadocs import write_page
-from feature_repo.quality.order_batch import BatchRule, batch_rules, found_late, not_all_null
+from feature_repo.quality.order_batch import (
+    BatchRule,
+    batch_rules,
+    found_late,
+    mark_hours,
+    not_all_null,
+    refused_hours,
+)
 from feature_repo.quality.order_history import earlier, history_rules, mark_history
 from feature_repo.quality.order_rows import CONVERTED, RowRule, row_rules
 from feature_repo.quality.results import RuleResult, ValidationReport
@@ -33,6 +40,10 @@ SUITE = "orders"
 MICROSECOND = timedelta(microseconds=1)
 
 
+class TooManyRejected(ValueError):
+    """So many rows of a batch are rejected that the others cannot be trusted either."""
+
+
 @dataclass(frozen=True, slots=True)
 class OrdersVerdict:
     """What became of a batch of order versions.
@@ -44,11 +55,14 @@ class OrdersVerdict:
     rejected : pl.DataFrame
         Columns of `QUARANTINE_SCHEMA`. Together with `accepted`, as many rows as came in.
     report : ValidationReport
+    refused_hours : list of Window
+        Where the batch is stopped: the hours that would be by themselves, for their share of rejected rows, in order.
     """
 
     accepted: pl.DataFrame
     rejected: pl.DataFrame
     report: ValidationReport
+    refused_hours: list[Window]
 
 
 def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> OrdersVerdict:
@@ -79,8 +93,9 @@ def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> 
     kept: list[Any] = []
     outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, filled), kept)
     marked = mark_history(batch, _positions(outcomes[rule.name] for rule in rules), window, settings)
+    marked = mark_hours(marked, settings)
     again, whole = [CONVERTED, *history_rules()], batch_rules(marked, window, settings)
-    columns = marked.select("refused_rule", "unsuspicious", *(rule.name for rule in history_rules()))
+    columns = marked.select("refused_rule", "trusted", *(rule.name for rule in history_rules()))
     outcomes |= run_suite(f"{SUITE}_batch", columns, _expectations(again, whole), kept)
     rejected = _rejected(marked, [*rules, *again], outcomes, window)
     accepted = _without(batch, _positions(outcomes[rule.name] for rule in (*rules, *again)))
@@ -95,7 +110,8 @@ def validate_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> 
     report.write(settings)
     write_page(report, kept, settings)
     _log(report, window)
-    return OrdersVerdict(accepted, rejected, report)
+    by_share = any(result.rule == "rejected_share" for result in report.failures if result.severity == "stop")
+    return OrdersVerdict(accepted, rejected, report, refused_hours(marked) if by_share else [])
 
 
 def acceptable_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> pl.DataFrame:
@@ -114,11 +130,36 @@ def acceptable_orders(frame: pl.DataFrame, window: Window, settings: Settings) -
     -------
     pl.DataFrame
         Columns of `LAKE_SCHEMA`.
+
     """
+    return _acceptable(_marked(frame, window, settings))
+
+
+def trusted_orders(frame: pl.DataFrame, window: Window, settings: Settings) -> pl.DataFrame:
+    """As `acceptable_orders`, of a batch that would not be refused for its share of rejected rows.
+
+    Raises
+    ------
+    TooManyRejected
+        It would be.
+    """
+    marked = mark_hours(_marked(frame, window, settings), settings)
+    if not marked["trusted"].all() and severities(settings).of("rejected_share") == "stop":
+        bad, counted = int(marked["bad"].sum()), int(marked["counted"].sum())
+        raise TooManyRejected(
+            f"{bad} of {counted} order versions of {window} are rejected: none of them can be trusted"
+        )
+    return _acceptable(marked)
+
+
+def _marked(frame: pl.DataFrame, window: Window, settings: Settings) -> pl.DataFrame:
     batch, clean = _sorted_apart(frame)
     rules = row_rules(window, settings)
     outcomes = run_suite(SUITE, _with_columns(clean, rules), _expectations(rules, []))
-    marked = mark_history(batch, _positions(outcomes.values()), window, settings)
+    return mark_history(batch, _positions(outcomes.values()), window, settings)
+
+
+def _acceptable(marked: pl.DataFrame) -> pl.DataFrame:
     return marked.filter("is_good", *(rule.name for rule in history_rules())).select(list(LAKE_SCHEMA))
 
 

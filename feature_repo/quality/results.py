@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from config import Settings
-from feature_repo.orders.landing import write_atomically
+from feature_repo.files import forget_older, write_atomically
 from feature_repo.quality.rules import Severity
 
 
@@ -75,7 +77,13 @@ class ValidationReport:
         return {**asdict(self), "stopped": self.stopped}
 
     def write(self, settings: Settings) -> Path:
-        """Keep the report as `<reports>/quality/<suite>/<window>.json`, in one rename."""
+        """Keep the report as `<reports>/quality/<suite>/<window>.json`, in one rename.
+
+        Reports of windows that began longer before this one than `report_retention_days` are deleted.
+        """
         path = settings.reports / "quality" / self.suite / f"{self.window_slug}.json"
         write_atomically(path, json.dumps(self.to_dict(), indent=2) + "\n")
+        if day := re.match(r"\d{8}(?=T)", self.window_slug):
+            oldest = date.fromisoformat(day[0]) - settings.report_retention
+            forget_older(path.parent, "[0-9]*.json", f"{oldest:%Y%m%d}")
         return path

@@ -148,11 +148,12 @@ class AuditReport:
         }
 
     def write(self, settings: Settings) -> Path:
-        """Keep the report as `<reports>/audit/<audited instant>.json`, in one rename."""
-        from feature_repo.orders.landing import write_atomically
+        """Keep the report as `<reports>/audit/<audited instant>.json`, in one rename; delete what is too old."""
+        from feature_repo.files import forget_older, write_atomically
 
         path = settings.reports / "audit" / f"{self.as_of:%Y%m%dT%H%M%S}.json"
         write_atomically(path, json.dumps(self.to_dict(), indent=2, default=str) + "\n")
+        forget_older(path.parent, "[0-9]*.json", f"{self.as_of - settings.report_retention:%Y%m%d}")
         return path
 
     def log(self) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
-import os
-import tempfile
+import secrets
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -188,10 +187,8 @@ def write_all(tables: Mapping[Path, pa.Table]) -> None:
         for file, table in tables.items():
             with _told(file):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=".tmp", dir=file.parent)
-                os.close(handle)
-                written[file] = Path(name)
-                pq.write_table(table, name, compression="zstd")
+                written[file] = file.with_name(f".{file.name}-{secrets.token_hex(6)}.tmp")
+                pq.write_table(table, written[file], compression="zstd")
         for file, beside in written.items():
             with _told(file):
                 beside.replace(file)

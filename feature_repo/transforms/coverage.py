@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
 from config import Settings
-from feature_repo.orders.landing import read_watermark
+from feature_repo.files import write_atomically
 from feature_repo.orders.schema import orders_table
+from feature_repo.orders.watermark import read_watermark
 from feature_repo.transforms.replaced import note_replaced
 from feature_repo.transforms.tables import EVENT_TIME, TILE_START
 from feature_repo.window import DAY, HOUR, Window, as_utc, floor_hour
@@ -59,11 +58,28 @@ class Coverage:
     start, until : datetime
     rewritten : tuple of datetime
         Every time that tiles were replaced by other ones: the first hour that changed.
+    unpublished : tuple of Window
+        Covered hours of which other orders have been accepted, and the features of these not published since.
     """
 
     start: datetime
     until: datetime
     rewritten: tuple[datetime, ...] = ()
+    unpublished: tuple[Window, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Hours that are not covered are computed anyway.
+        known = [(max(part.start, self.start), min(part.end, self.until)) for part in self.unpublished]
+        object.__setattr__(self, "unpublished", tuple(Window(start, end) for start, end in known if start < end))
+
+    def without(self, window: Window) -> tuple[Window, ...]:
+        """What is unpublished beside a window."""
+        parts = [
+            (part.start, min(part.end, window.start), max(part.start, window.end), part.end)
+            for part in self.unpublished
+        ]
+        pieces = [piece for first, second, third, last in parts for piece in ((first, second), (third, last))]
+        return tuple(dict.fromkeys(Window(start, end) for start, end in pieces if start < end))
 
 
 def chunks(window: Window) -> Iterator[Window]:
@@ -88,7 +104,8 @@ def read_coverage(settings: Settings) -> Coverage | None:
     try:
         content = json.loads(path.read_text())
         rewritten = tuple(as_utc(hour) for hour in content["rewritten"])
-        return Coverage(as_utc(content["start"]), as_utc(content["until"]), rewritten)
+        unpublished = tuple(Window(*bounds) for bounds in content.get("unpublished", ()))
+        return Coverage(as_utc(content["start"]), as_utc(content["until"]), rewritten, unpublished)
     except FileNotFoundError:
         if known := _known_rows(settings):
             raise _lost(path, "missing, although tables have rows", known) from None
@@ -120,17 +137,32 @@ def begin_anew(window: Window, settings: Settings) -> None:
 
 def write_coverage(coverage: Coverage, settings: Settings) -> None:
     """Record what has been computed, in one rename."""
-    path = _file(settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "start": coverage.start.isoformat(),
         "until": coverage.until.isoformat(),
         "rewritten": [hour.isoformat() for hour in coverage.rewritten],
+        "unpublished": [[part.start.isoformat(), part.end.isoformat()] for part in coverage.unpublished],
     }
-    handle, name = tempfile.mkstemp(prefix="._coverage-", suffix=".tmp", dir=path.parent)
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file)
-    Path(name).replace(path)
+    write_atomically(_file(settings), json.dumps(content), durable=True)
+
+
+def note_unpublished(window: Window, settings: Settings) -> None:
+    """Note that the orders of a window are about to change, if it is covered; publishing its features ends that.
+
+    Call it before the orders change, and hold the lock of the tables.
+    """
+    coverage = read_coverage(settings)
+    if coverage is None or window.start >= coverage.until or window.end <= coverage.start:
+        return
+    part = Window(max(window.start, coverage.start), min(window.end, coverage.until))
+    write_coverage(replace(coverage, unpublished=(*coverage.without(part), part)), settings)
+
+
+def unpublished_before(window: Window, settings: Settings) -> list[Window]:
+    """Hours before a window of which a run changed the orders, and was ended before it published their features."""
+    coverage = read_coverage(settings)
+    parts = coverage.unpublished if coverage else ()
+    return sorted((part for part in parts if part.start < window.start), key=lambda part: part.start)
 
 
 def covered_hours(settings: Settings) -> Window:
@@ -139,11 +171,13 @@ def covered_hours(settings: Settings) -> Window:
     Raises
     ------
     HistoryMissing
-        None have.
+        None have; or the features of some do not follow from their orders.
     """
     coverage = read_coverage(settings)
     if coverage is None or coverage.start >= coverage.until:
         raise HistoryMissing("nothing has been computed yet: `python -m feature_repo backfill START END` computes all")
+    if coverage.unpublished:
+        raise HistoryMissing(_unpublished(coverage.unpublished[0]))
     return Window(coverage.start, coverage.until)
 
 
@@ -165,9 +199,19 @@ def require_history(window: Window, settings: Settings) -> Coverage | None:
     first = _first_known(settings)
     if first is not None and first < begins:
         raise HistoryMissing(_advice("orders have been known since before the tiles begin", first, window.start))
+    if stale := unpublished_before(window, settings):
+        raise HistoryMissing(_unpublished(stale[0]))
     if coverage is not None and coverage.until < window.start:
         raise HistoryMissing(_advice("not all hours before the window are computed", coverage.until, window.start))
     return coverage
+
+
+def _unpublished(part: Window) -> str:
+    return (
+        f"other orders of {part} have been accepted, and the run was ended before it published their features: run "
+        f"`python -m feature_repo recompute {part.start.isoformat()} {part.end.isoformat()}` first, or the next hourly "
+        "run, which does it"
+    )
 
 
 def _advice(problem: str, start: datetime, end: datetime) -> str:

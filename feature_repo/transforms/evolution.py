@@ -24,8 +24,8 @@ from typing import Any
 import polars as pl
 
 from config import Settings
+from feature_repo.files import write_atomically
 from feature_repo.lake import PartitionedTable
-from feature_repo.orders.landing import write_atomically
 from feature_repo.transforms import compute, versions, windows
 from feature_repo.transforms.coverage import HistoryMissing, chunks, covered_hours
 from feature_repo.transforms.engine import engine, evaluate, hand_over
@@ -375,8 +375,25 @@ def _end_replacement(view: str, settings: Settings) -> Path | None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     beside.data_dir.rename(kept)
     (kept / READY).unlink()
-    logger.warning("the tables of %s were replaced; the old ones are in %s until you delete them", view, kept)
+    logger.warning(
+        "the tables of %s were replaced; the old ones are in %s, as long as they are among the newest %d",
+        view,
+        kept,
+        settings.superseded_kept,
+    )
+    _forget_superseded(view, settings)
     return kept
+
+
+def _forget_superseded(view: str, settings: Settings) -> None:
+    """Delete all but the newest tables of a view that others have replaced."""
+    builds = {
+        int(path.name.rpartition("-")[2]): path
+        for path in (settings.features.parent / "_superseded").glob(f"{view}-*")
+        if path.name.rpartition("-")[0] == view
+    }
+    for build in sorted(builds)[: -settings.superseded_kept]:
+        shutil.rmtree(builds[build])
 
 
 def _change_places(new: Path, live: Path, build: int) -> None:

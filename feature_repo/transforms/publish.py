@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import polars as pl
 
@@ -68,10 +69,9 @@ def publish(
         # From here on there are rows, and a record that says that they do not count yet.
         write_coverage(Coverage(window.start, window.start), settings)
     elif changes:
-        shorter = Coverage(
-            before.start, max(before.start, min(before.until, window.start)), (*before.rewritten, window.start)
-        )
-        write_coverage(shorter, settings)
+        until = max(before.start, min(before.until, window.start))
+        rewritten = (*before.rewritten, window.start)
+        write_coverage(replace(before, until=until, rewritten=rewritten), settings)
         _warn_of_stale_rows(window, before)
     if changes or before is None or window.start >= before.until:
         forget_states(window, settings)
@@ -99,8 +99,7 @@ def _changes(window: Window, before: Coverage, tiles: Mapping[str, pl.DataFrame]
     known = Window(window.start, min(window.end, before.until))
     for view, transform in TRANSFORMS.items():
         table = tile_table(transform, settings)
-        new = tiles[view].filter(pl.col(table.time_column) < known.end).sort(table.sort_by)
-        if not table.read(known).equals(new):
+        if table.would_change(known, tiles[view].filter(pl.col(table.time_column) < known.end)):
             return True
     return False
 
@@ -128,9 +127,10 @@ def _loses_rows(view: str, window: Window, rows: Mapping[str, pl.DataFrame], set
 def _after(window: Window, before: Coverage | None, changes: bool) -> Coverage:
     if before is None:
         return Coverage(window.start, window.end)
+    start, unpublished = min(before.start, window.start), before.without(window)
     if changes:
-        return Coverage(min(before.start, window.start), window.end, (*before.rewritten, window.start))
-    return Coverage(before.start, max(before.until, window.end), before.rewritten)
+        return Coverage(start, window.end, (*before.rewritten, window.start), unpublished)
+    return Coverage(start, max(before.until, window.end), before.rewritten, unpublished)
 
 
 def _warn_of_stale_rows(window: Window, before: Coverage) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from config import Settings
-from feature_repo.orders.landing import write_atomically
+from feature_repo.files import write_atomically
 from feature_repo.window import as_utc
 
 
@@ -67,7 +67,7 @@ def note_replaced(views: Iterable[str], until: datetime, settings: Settings) -> 
     noted = Replaced(before.views | named, max(before.until, until)) if before else Replaced(named, until)
     if noted != before:
         content = {"views": sorted(noted.views), "until": noted.until.isoformat()}
-        write_atomically(_file(settings), json.dumps(content) + "\n")
+        write_atomically(_file(settings), json.dumps(content) + "\n", durable=True)
 
 
 def forget_replaced(settings: Settings) -> None:

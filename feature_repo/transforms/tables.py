@@ -20,6 +20,10 @@ TILE_START = "tile_start"
 AS_OF = "as_of"
 """The midnight before which a state's tiles lie."""
 
+_COMPUTE_AGAIN = "delete it and run `python -m feature_repo recompute {start} {end}`, then the hourly run"
+_ROWS_AGAIN = _COMPUTE_AGAIN.replace("{start}", "{before}")
+"""A day's first row is written by the hour before it."""
+
 DTYPES: dict[FeatureType, pl.DataType] = {"int64": pl.Int64(), "float64": pl.Float64(), "string": pl.String()}
 
 
@@ -37,14 +41,16 @@ def tile_table(transform: ViewTransform, settings: Settings) -> PartitionedTable
     """The tiles of one view. Grain: one entity and one step of time in which something about it became known."""
     partials = {partial.column: pl.Int64() for partial in transform.partials}
     schema = {transform.key: pl.String(), TILE_START: TIMESTAMP, **partials}
-    return PartitionedTable(settings.tiles / transform.view, TILE_START, schema, [TILE_START, transform.key])
+    key = [TILE_START, transform.key]
+    return PartitionedTable(settings.tiles / transform.view, TILE_START, schema, key, _COMPUTE_AGAIN)
 
 
 def feature_table(transform: ViewTransform, settings: Settings) -> PartitionedTable:
     """The feature rows of one view. Grain: one entity and one instant at which a value may have changed."""
     features = {name: DTYPES[feature.dtype] for name, feature in transform.features.items()}
     schema = {transform.key: pl.String(), EVENT_TIME: TIMESTAMP, CREATED: TIMESTAMP, **features}
-    return PartitionedTable(settings.features / transform.view, EVENT_TIME, schema, [EVENT_TIME, transform.key])
+    key = [EVENT_TIME, transform.key]
+    return PartitionedTable(settings.features / transform.view, EVENT_TIME, schema, key, _ROWS_AGAIN)
 
 
 def state_table(transform: ViewTransform, settings: Settings) -> PartitionedTable:

@@ -19,7 +19,7 @@ import ibis
 import ibis.expr.operations as ops
 
 from config import Settings
-from feature_repo.orders.landing import write_atomically
+from feature_repo.files import write_atomically
 from feature_repo.transforms.coverage import read_coverage
 from feature_repo.transforms.spec import Feature, Now, Running, ViewTransform, span_text
 from feature_repo.transforms.tables import feature_table, row_window, tile_table

@@ -94,3 +94,12 @@ def test_an_invalid_setting_shows_no_other(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_addresses_are_shown_without_secrets(text: str, shown: str) -> None:
     assert redacted(text) == shown
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/lake", "s3:bucket", "gs://bucket", "file:///data", "hdfs://host/lake"]
+)
+def test_an_address_is_no_data_directory(address, monkeypatch):
+    monkeypatch.setenv("ETA_DATA_DIR", address)
+    with pytest.raises(ValidationError, match=f"ETA_DATA_DIR={address} is an address"):
+        Settings()

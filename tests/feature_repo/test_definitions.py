@@ -8,10 +8,11 @@ from datetime import timedelta
 
 import polars as pl
 import pytest
+from feast.types import Float64
 
 from config import Settings
 from config.settings import ROOT
-from feature_repo import definitions
+from feature_repo import definitions, views
 from feature_repo.store import apply, feature_store
 from feature_repo.transforms.spec import Measure, ViewTransform, count
 from feature_repo.transforms.tables import DTYPES
@@ -161,3 +162,18 @@ def _feast(*arguments: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"at_mots": "order_count_7d"}, "there is no limit 'at_mots': did you mean at_most"),
+        ({"min": 0}, "there is no limit 'min'"),
+        ({"minimum": "0"}, "minimum is a number, not '0'"),
+        ({"maximum": float("nan")}, "maximum is a number, not nan"),
+        ({"implies": ""}, "implies is a text, not ''"),
+    ],
+)
+def test_a_limit_that_would_never_be_checked_is_refused(limits, message):
+    with pytest.raises(ValueError, match=f"rate: {message}"):
+        views.field("rate", Float64, "share", "a rate", **limits)

@@ -178,6 +178,18 @@ def test_orders_that_have_not_landed_are_waited_for(running: Settings):
         live.refresh(LAST + LIVE_STEP, running)
 
 
+def test_no_row_is_written_of_a_time_that_has_not_come_whatever_the_source_vouches_for(running: Settings):
+    live.refresh(LAST, running)
+    good = online(running)
+    land(versions(LAST), running, LAST + HOUR)
+    with pytest.raises(
+        live.LiveUnavailable, match=r"2026-05-01T18:02:00\+00:00 has not come yet, it is 2026-05-01T18:00"
+    ):
+        live.refresh(LAST + LIVE_STEP, running)
+    assert online(running) == good
+    assert live.landed_until(running, now=LAST + MINUTE) == LAST
+
+
 def test_without_a_computed_hour_or_far_behind_it_says_what_has_to_run_first(settings: Settings):
     land(versions(LAST), settings, LAST)
     assert live.why_not(LAST, settings) == "no hour has been computed yet"

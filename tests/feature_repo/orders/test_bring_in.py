@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
@@ -258,6 +259,25 @@ def test_a_killed_ingestion_is_completed_by_running_it_again(ingest, settings):
     (settings.landing_orders / "_watermark.json").unlink()
     assert ingest(*rows).landed == 1
     assert landed(settings).equals(whole)
+
+
+@pytest.mark.parametrize(
+    ("now", "written", "complete"),
+    [
+        ("12:30:20", None, "12:30"),  # exported within the hour of its last version
+        ("18:00:00", None, "13:00"),  # the shop has closed since
+        ("18:00:00", "12:40:30", "12:40"),  # brought in later than it was exported
+        ("18:00:00", "11:00:00", "13:00"),  # its time is that of something else
+        ("12:30:20", "11:00:00", "12:30"),
+    ],
+)
+def test_the_watermark_vouches_for_no_time_that_had_not_come(ingest, settings, tmp_path, now, written, complete):
+    orders = tmp_path / "export.csv"
+    orders.write_text(f"{HEADER}\n{ROW}\n")
+    if written:
+        os.utime(orders, (utc(f"2026-05-04 {written}").timestamp(),) * 2)
+    ingest(orders=orders, now=utc(f"2026-05-04 {now}"))
+    assert read_watermark(settings).complete_until == utc(f"2026-05-04 {complete}")
 
 
 def test_more_orders_move_the_watermark_and_earlier_ones_do_not_move_it_back(ingest, settings):

@@ -131,6 +131,22 @@ def test_only_the_broken_rows_are_rejected(broken):
     assert broken.rejected.height == len(BROKEN)
 
 
+POISON = {
+    "order_value": (1e17, "at most 1,000,000,000"),
+    "promised_minutes": (1e300, "at most 43,200"),
+    "item_count": (2**62, "at most 1,000,000"),
+}
+
+
+def test_values_of_which_no_sum_fits_are_quarantined_before_they_stop_the_computation(settings):
+    rows = [version(name, **{name: value}) for name, (value, _) in POISON.items()]
+    verdict = validate_orders(batch(placed("good"), *rows), WINDOW, settings)
+    assert verdict.accepted["order_id"].to_list() == ["good"]
+    assert sorted(verdict.rejected["rule"]) == sorted(POISON)
+    for rule, reason in verdict.rejected.select("rule", "reason").rows():
+        assert reason.endswith(POISON[rule][1])
+
+
 def test_rows_at_the_limits_are_accepted(settings):
     limits = {
         "horizon": {"placed_at": NOON - 72 * HOUR, "arrived_at": NOON, "is_asap": False},
