@@ -11,6 +11,7 @@ import pytest
 
 from config.settings import ROOT
 from feature_repo import catalog, definitions
+from feature_repo.request_fields import REQUEST_FIELDS
 from feature_repo.transforms.views import TRANSFORMS
 
 
@@ -32,7 +33,7 @@ def test_inputs_of_the_delivery_model_are_numbers_with_unique_names():
     names = [one.name for one in inputs]
     assert len(names) == len(set(names))
     assert names[0] == "restaurant_stats__order_count_7d"
-    assert [name for name in names if "__" not in name] == names[-3:] == ["distance_km", "item_count", "order_value"]
+    assert [name for name in names if "__" not in name] == names[-len(REQUEST_FIELDS) :] == [*REQUEST_FIELDS]
     assert {one.dtype for one in inputs} == {"Int64", "Float64"}
     on_demand = [one.feature for one in inputs if one.source == "on_demand"]
     assert on_demand == [field.name for field in definitions.ON_DEMAND_FIELDS["request_features"]]

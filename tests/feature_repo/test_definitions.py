@@ -128,6 +128,7 @@ def test_features_of_the_past_come_with_request_features(settings: Settings):
             "placed_at": placed,
             "distance_km": [1.5, None, 2.0, 2.0],
             "item_count": pd.array([1, None, 3, 4], dtype="Int64"),
+            "promised_minutes": [30.0, 35.0, None, 40.0],
             "order_value": [30.0, 30.0, 30.0, 30.0],
         }
     )

@@ -87,7 +87,7 @@ def test_a_backfill_and_an_hour_bring_orders_online(settings: Settings):
         ],
         entity_rows=[
             {"restaurant_id": "restaurant-0", "zone_id": "centre", "placed_at": noon, "order_value": 30.0}
-            | {"distance_km": 1.0, "item_count": 1}
+            | {"distance_km": 1.0, "item_count": 1, "promised_minutes": 30.0}
         ],
     )
     values = {name: value[0] for name, value in online.to_dict().items()}

@@ -500,7 +500,7 @@ def test_every_prediction_is_logged_as_it_was_answered(service: Service, setting
         "zone_id": "z1",
         "request_id": single["request_id"],
         "reasons": "[]",
-        "request": '{"distance_km":2.0,"item_count":3,"order_value":30.0,"is_asap":true}',
+        "request": '{"distance_km":2.0,"item_count":3,"order_value":30.0,"promised_minutes":null,"is_asap":true}',
         "caller": "default",
     }
     other = rows[batch["rows"][0]["prediction"]["prediction_id"]]

@@ -214,7 +214,7 @@ def test_a_batch_row_is_logged_with_every_value_and_scoring_again_changes_nothin
         "zone_id": "z1",
         "event_times": '{"restaurant_stats":null,"driver_stats":null,"zone_stats":null}',
         "reasons": "[]",
-        "request": '{"distance_km":2.0,"item_count":3,"order_value":30.0,"is_asap":true}',
+        "request": '{"distance_km":2.0,"item_count":3,"order_value":30.0,"promised_minutes":null,"is_asap":true}',
         "caller": None,
         "request_id": None,
     }

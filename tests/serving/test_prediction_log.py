@@ -83,7 +83,7 @@ def test_a_row_is_logged_with_every_value(log: PredictionLog, settings: Settings
         "event_times": '{"view":"2026-05-01T11:00:00+00:00"}',
         "request_id": "q1",
         "reasons": "[]",
-        "request": '{"distance_km":null,"item_count":null,"order_value":12.5,"is_asap":true}',
+        "request": '{"distance_km":null,"item_count":null,"order_value":12.5,"promised_minutes":null,"is_asap":true}',
         "caller": "app",
     }
 
