@@ -179,7 +179,7 @@ class Predictor:
             inputs.append(self._inputs_of(known))
             statuses.append(bytes(self._inputs_of(marks)))
         event_times = [tuple([view.event for view in row]) for row in views]
-        estimates = self.bundle.estimate(inputs)
+        estimates = self.bundle.estimate(inputs, store_down=store_down)
         return Predictions(inputs, statuses, event_times, estimates, self._reasons(statuses, store_down))
 
     async def _look_up(self, orders: Sequence[Order]) -> tuple[list[list[StoredRow]], bool]:
