@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serving.errors import BundleError
 
@@ -119,6 +119,8 @@ class BundleDocument(_Part):
     version_created_as_of: str | None = None
     feature_service: str = Field(min_length=1)
     project: str = Field(min_length=1)
+    trained_until: AwareDatetime | None = None
+    """Orders placed from then on were not seen in training."""
     definitions_hash: str | None = None
     request_function_version: str | None = None
     dataset_hash: str | None = None

@@ -84,6 +84,10 @@ _Row = tuple[Any, ...]
 _Waits = tuple[datetime, Callable[[], list[_Row]]]
 
 
+IN_SAMPLE = "in sample"
+"""The variant of predictions of orders whose outcome the model may have learnt: they say nothing of how good it is."""
+
+
 @dataclass(slots=True)
 class LogEntry:
     """The rows of one request, or of one batch.
