@@ -313,6 +313,20 @@ def test_a_model_made_to_fail_a_gate_is_rejected_with_the_reason(candidate, sett
     assert f"{gate}: " in json.loads(line)["why"]
 
 
+def test_an_interval_of_one_width_fails_where_far_orders_are_less_certain_and_one_of_percentiles_does_not(
+    candidate, spec
+):
+    scatter = pl.Series(np.random.default_rng(2).normal(0, 15, 3000)) * (pl.col("distance_km") > 5)
+    rows = market(noise=0.5).with_columns(delivery_minutes=(pl.col("delivery_minutes") + scatter).clip(1, 180))
+    lenient = spec.with_thresholds({"slices": 2.0})
+    evaluation = candidate(rows, spec=replace(lenient, interval=None))
+    reason = failed(evaluation)["interval_parts"]
+    assert re.search(r"not within 75% to 85%: the interval holds .*% of \d+ rows, long distance \(> 5 km\)", reason), (
+        reason
+    )
+    assert "interval_parts" not in failed(candidate(rows, as_of=LATER, spec=lenient))
+
+
 def test_an_overfitted_model_fails_the_gap(candidate, spec):
     greedy = {
         "early_stopping": False,
