@@ -195,3 +195,11 @@ def test_all_trees_are_one_graph_whose_columns_are_the_models():
     np.testing.assert_array_equal(alone.ranges(inputs), np.repeat(alone.predict(inputs)[:, None], 3, axis=1))
     with pytest.raises(TypeError, match="needs models that are trees and nothing else in ONNX"):
         to_onnx(models[0], 3, [Ridge().fit(np.nan_to_num(inputs), minutes)] * 2)
+
+
+def test_a_model_without_stored_inputs_has_one_pattern():
+    none = Availability({}, {})
+    found = calibrate(lambda inputs: np.zeros((len(inputs), 3)), np.ones((99, 1), np.float32), np.arange(99.0), none)
+    assert [pattern.absent for pattern in found.patterns] == [()]
+    assert found.store_down is None
+    assert found.bounds(np.full((2, 3), 50.0), none.absent(np.ones((2, 1), np.float32))).tolist() == [[50, 139]] * 2
