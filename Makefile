@@ -127,7 +127,7 @@ format: setup ## Rewrite the code in the house style
 	@.venv/bin/ruff format .
 
 bench: setup ## Run a benchmark: NAME= (ARGS=: what it asks for)
-	@test -n "$(NAME)" || { echo "make bench needs NAME, one of:" $(basename $(notdir $(filter-out %/__init__.py %/harness.py %/render.py,$(wildcard benchmarks/*.py)))) >&2; exit 2; }
+	@test -n "$(NAME)" || { echo "make bench needs NAME, one of:" $(basename $(notdir $(filter-out %/__init__.py %/harness.py %/procedures.py %/render.py,$(wildcard benchmarks/*.py)))) >&2; exit 2; }
 	@$(PY) -m benchmarks.$(NAME) $(ARGS)
 
 lock: setup ## Pin every dependency again, with hashes (ARGS=--upgrade: newest versions)

@@ -31,17 +31,23 @@ def join_outcomes(window: Window, settings: Settings) -> dict[str, Any]:
     Returns
     -------
     dict
-        Result of `performance.measure`, with `model`, `test_mae` and the window in which the orders were placed.
+        Result of `performance.measure`, with `model`, `test_mae`, the window in which the orders were placed, and
+        `in_sample`: how many predictions are left out because the model may have been fitted on these very orders.
     """
+    from serving.log_rows import IN_SAMPLE
+
     champion = load_champion(settings)
     placed = Window(window.start - LABEL_DELAY, window.end - LABEL_DELAY)
-    joined = performance.join_outcomes(_predictions(placed, settings), _outcomes(placed, window, settings))
+    predictions = _predictions(placed, settings)
+    fair = predictions.filter(pl.col("variant").ne_missing(IN_SAMPLE))
+    joined = performance.join_outcomes(fair, _outcomes(placed, window, settings))
     baseline = champion.bundle.get("baseline_minutes") if champion else None
     result = {
         "window": str(window),
         "placed": str(placed),
         "model": _model(champion),
         "test_mae": _test_mae(champion),
+        "in_sample": predictions.height - fair.height,
         **performance.measure(joined, baseline),
     }
     directory = report.report_directory(settings, window)

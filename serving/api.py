@@ -187,7 +187,9 @@ def model(service: ServiceOf) -> ModelDescription:
     document = current.bundle.document
     kept = {name: getattr(document, name) for name in ModelDescription.model_fields if hasattr(document, name)}
     kept.update(
-        inputs=list(current.bundle.input_names), interval=document.interval.model_dump(), metrics=dict(document.metrics)
+        inputs=list(current.bundle.input_names),
+        interval=document.interval.model_dump(mode="json", exclude_defaults=True),
+        metrics=dict(document.metrics),
     )
     return ModelDescription(
         **kept,

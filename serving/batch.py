@@ -26,6 +26,7 @@ from feature_repo.request_fields import REQUEST_FIELDS
 from feature_repo.window import Window
 from serving.bundle import BUNDLE_FILES, Bundle
 from serving.errors import BundleError, NoChampion, RegistryUnavailable, ServingError
+from serving.log_rows import IN_SAMPLE
 from serving.prediction_log import LogEntry, to_table, write_atomically
 from serving.predictor import Order, Predictions
 from serving.registry_client import CHAMPION, MODEL_NAME, BundleCache, ModelRef, Registry, registry_from
@@ -121,7 +122,8 @@ def score(window: Window, settings: Settings) -> dict[str, Any]:
 
     Notes
     -----
-    An order's driver counts only if the driver had accepted by `placed_at`: nobody knew of a later one.
+    An order's driver counts only if the driver had accepted by `placed_at`: nobody knew of a later one. Orders that
+    the model may have been fitted on have the variant `IN_SAMPLE`.
     """
     ref, bundle = champion(settings)
     path = settings.predictions / f"day={window.end:%Y-%m-%d}" / f"batch-{ref.name}-{window.slug}.parquet"
@@ -132,8 +134,13 @@ def score(window: Window, settings: Settings) -> dict[str, Any]:
         path.unlink(missing_ok=True)
         return {**told, "file": None, "null_rates": {}}
     inputs = historical_inputs(orders, bundle, settings)
-    entry = _log_entry(ref, bundle, orders, inputs, window)
-    write_atomically(to_table([entry]), path)
+    seen = _seen(orders, bundle)
+    entries = [
+        _log_entry(ref, variant, bundle, orders.filter(chosen), inputs[chosen], window)
+        for variant, chosen in ((CHAMPION, ~seen), (IN_SAMPLE, seen))
+        if chosen.any()
+    ]
+    write_atomically(to_table(entries), path)
     rates = np.isnan(inputs).mean(axis=0).round(6).tolist()
     return {
         **told,
@@ -194,8 +201,19 @@ def historical_inputs(
     return np.asarray(values)
 
 
+def _seen(orders: pl.DataFrame, bundle: Bundle) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which orders may have been rows of the model's training."""
+    until = bundle.document.trained_until
+    return np.zeros(orders.height, bool) if until is None else (orders["placed_at"] < until).to_numpy()
+
+
 def _log_entry(
-    ref: ModelRef, bundle: Bundle, orders: pl.DataFrame, inputs: np.ndarray[Any, np.dtype[np.float64]], window: Window
+    ref: ModelRef,
+    variant: str,
+    bundle: Bundle,
+    orders: pl.DataFrame,
+    inputs: np.ndarray[Any, np.dtype[np.float64]],
+    window: Window,
 ) -> LogEntry:
     absent = np.where(np.isnan(inputs), FeatureStatus.MISSING, FeatureStatus.PRESENT).astype(np.uint8)
     statuses = [row.tobytes() for row in absent]
@@ -208,7 +226,7 @@ def _log_entry(
         source="batch",
         model_name=ref.name,
         model_version=ref.version,
-        variant=CHAMPION,
+        variant=variant,
         input_names=bundle.input_names,
         view_names=views,
         prediction_ids=[uuid5(NAMESPACE_URL, identity + order_id).hex for order_id in orders["order_id"]],

@@ -1,7 +1,8 @@
 """A model bundle: `model.onnx` and `bundle.json`, all that is needed to predict without the training stack.
 
-The bundle names its inputs in order, the feature views that they come from, the offsets of its prediction interval and
-a few rows with their predictions (`self_test`), by which a process proves that it computes what training computed.
+The bundle names its inputs in order, the feature views that they come from, the offsets of its prediction interval for
+each set of views that a row may lack, and a few rows with their predictions and intervals (`self_test`), by which a
+process proves that it computes what training computed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serving.errors import BundleError, ModelFault
 
@@ -77,19 +78,47 @@ class BundleInput(_Part):
         return self.minimum - width, self.maximum + width
 
 
-class Interval(_Part):
-    """Offsets from the prediction to the 10th and 90th percentile of the outcome, in minutes."""
+class Offsets(_Part):
+    """What is added to the model's 10th and 90th percentile of a row without the views `absent`, in minutes."""
 
+    absent: frozenset[str] = frozenset()
     p10_offset: float = Field(allow_inf_nan=False)
     p90_offset: float = Field(allow_inf_nan=False)
 
+    @property
+    def pair(self) -> tuple[float, float]:
+        """Both."""
+        return self.p10_offset, self.p90_offset
+
+
+class Interval(_Part):
+    """The offsets of ordinary requests, and of rows that lack certain views.
+
+    A bundle of a model that predicts no percentiles has offsets from the prediction itself.
+    """
+
+    p10_offset: float = Field(allow_inf_nan=False)
+    p90_offset: float = Field(allow_inf_nan=False)
+    views: tuple[str, ...] = ()
+    patterns: tuple[Offsets, ...] = ()
+    store_down: Offsets | None = None
+
     @model_validator(mode="after")
-    def _in_order(self) -> Interval:
-        if self.p10_offset > self.p90_offset:
+    def _complete(self) -> Interval:
+        if not self.patterns and self.p10_offset > self.p90_offset:
             raise ValueError(f"p10_offset {self.p10_offset} is above p90_offset {self.p90_offset}")
-        if self.p10_offset > 0 or self.p90_offset < 0:
+        if not self.patterns and (self.p10_offset > 0 or self.p90_offset < 0):
             raise ValueError(f"the prediction is not between its offsets {self.p10_offset} and {self.p90_offset}")
+        if self.patterns and not any(pattern.absent.issuperset(self.views) for pattern in self.patterns):
+            raise ValueError(f"no pattern for rows without any of the views {list(self.views)}")
         return self
+
+    def of(self, absent: frozenset[str]) -> tuple[float, float]:
+        """The offsets of rows without exactly these views, else of the smallest set that has them and others."""
+        fitting = [pattern for pattern in self.patterns if absent <= pattern.absent]
+        if not fitting:
+            return self.p10_offset, self.p90_offset
+        return min(fitting, key=lambda pattern: len(pattern.absent)).pair
 
 
 class SelfTest(_Part):
@@ -97,6 +126,8 @@ class SelfTest(_Part):
 
     inputs: tuple[tuple[float | None, ...], ...] = Field(min_length=1)
     predictions: tuple[float, ...]
+    intervals: tuple[tuple[float, float], ...] = ()
+    """10th and 90th percentile of each row, in minutes; empty in a bundle of before they depended on the order."""
 
 
 class BundleDocument(_Part):
@@ -110,6 +141,8 @@ class BundleDocument(_Part):
     version_created_as_of: str | None = None
     feature_service: str = Field(min_length=1)
     project: str = Field(min_length=1)
+    trained_until: AwareDatetime | None = None
+    """Orders placed from then on were not seen in training."""
     definitions_hash: str | None = None
     request_function_version: str | None = None
     dataset_hash: str | None = None
@@ -137,6 +170,11 @@ class BundleDocument(_Part):
                 raise ValueError(f"input {column.name} is computed on demand but names no feature")
         if len(self.self_test.inputs) != len(self.self_test.predictions):
             raise ValueError("self_test has another number of inputs than of predictions")
+        if len(self.self_test.intervals) not in (0, len(self.self_test.predictions)):
+            raise ValueError("self_test has another number of intervals than of predictions")
+        unknown = sorted(set(self.interval.views) - set(features))
+        if unknown:
+            raise ValueError(f"interval.views: there are no views {unknown}")
         if any(len(row) != len(names) for row in self.self_test.inputs):
             raise ValueError(f"self_test: each row of inputs needs {len(names)} values")
         return self
@@ -159,17 +197,19 @@ class _OneRow(threading.local):
     def __init__(self, session: onnxruntime.InferenceSession, columns: int) -> None:
         (taken,), (given,) = session.get_inputs(), session.get_outputs()
         self.inputs = np.empty((1, columns), np.float32)
-        self.output = np.empty([1] * len(given.shape), np.float32)
+        answers = given.shape[-1] if len(given.shape) > 1 and isinstance(given.shape[-1], int) else 1
+        self.output = np.empty([1] * (len(given.shape) - 1) + [answers], np.float32)
         self.run = session.run_with_iobinding
         self.binding = session.io_binding()
         self.binding.bind_input(taken.name, "cpu", 0, np.float32, self.inputs.shape, self.inputs.ctypes.data)
         self.binding.bind_output(given.name, "cpu", 0, np.float32, self.output.shape, self.output.ctypes.data)
 
-    def predict(self, row: ArrayLike) -> float:
-        """Minutes."""
+    def predict(self, row: ArrayLike) -> list[float]:
+        """The model's answers, in minutes."""
         self.inputs[0] = row
         self.run(self.binding)
-        return self.output.item()
+        answers: list[float] = self.output.ravel().tolist()
+        return answers
 
 
 @dataclass(frozen=True)
@@ -213,10 +253,18 @@ class Bundle:
         return _OneRow(self.session, len(self.document.inputs))
 
     @cached_property
-    def _offsets(self) -> tuple[float, float, float]:
-        """What is added for each of `Estimates`."""
-        interval = self.document.interval
-        return 0.0, interval.p10_offset, interval.p90_offset
+    def _places(self) -> list[tuple[int, ...]]:
+        """Of each view of the interval, the places of its inputs."""
+        columns = list(enumerate(self.document.inputs))
+        return [
+            tuple(place for place, column in columns if column.source == "view" and column.view == view)
+            for view in self.document.interval.views
+        ]
+
+    @cached_property
+    def _offsets(self) -> dict[tuple[bool, ...], tuple[float, float]]:
+        """The offsets by which views a row lacks; filled as such rows come."""
+        return {}
 
     def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw predictions of rows of inputs.
@@ -231,16 +279,43 @@ class Bundle:
         array of float64, shape (rows,)
             Minutes.
         """
-        (output,) = self.session.run(self._outputs, {self._input: inputs})
-        return np.asarray(output, dtype=np.float64).reshape(len(inputs))
+        return self._answers(inputs)[:, 0]
 
-    def estimate(self, inputs: Sequence[Sequence[float]] | NDArray[np.float32]) -> Estimates:
-        """Predictions with their interval: `predict`, the offsets added, nothing below zero."""
+    def _answers(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Shape (rows, 1), or (rows, 3) with the 10th and 90th percentile before their offsets."""
+        (output,) = self.session.run(self._outputs, {self._input: inputs})
+        return np.asarray(output, dtype=np.float64).reshape(len(inputs), -1)
+
+    def estimate(
+        self, inputs: Sequence[Sequence[float]] | NDArray[np.float32], *, store_down: bool = False
+    ) -> Estimates:
+        """Predictions with their interval, which contains the prediction; nothing below zero.
+
+        With `store_down` medians stand in for stored values, and the interval is as wide as that makes it.
+        """
         if len(inputs) == 1:
-            predicted = [self._one_row.predict(inputs[0])]
+            answers = [self._one_row.predict(inputs[0])]
         else:
-            predicted = self.predict(np.asarray(inputs, np.float32)).tolist()
-        return Estimates(*([max(minutes + offset, 0.0) for minutes in predicted] for offset in self._offsets))
+            answers = self._answers(np.asarray(inputs, np.float32)).tolist()
+        down = self.document.interval.store_down if store_down else None
+        estimates = Estimates([], [], [])
+        for row, answer in zip(inputs, answers, strict=True):
+            below, above = down.pair if down else self._offsets_of(row)
+            minutes, low, high = answer if len(answer) == 3 else answer * 3
+            estimates.minutes.append(max(minutes, 0.0))
+            estimates.p10.append(max(min(low + below, minutes), 0.0))
+            estimates.p90.append(max(high + above, minutes, 0.0))
+        return estimates
+
+    def _offsets_of(self, row: Sequence[float] | NDArray[np.float32]) -> tuple[float, float]:
+        # NaN differs from itself; mostly the first value of a view is there, and no other is looked at.
+        lacks = tuple([all(row[place] != row[place] for place in places) for places in self._places])
+        found = self._offsets.get(lacks)
+        if found is None:
+            interval = self.document.interval
+            absent = frozenset(view for view, gone in zip(interval.views, lacks, strict=True) if gone)
+            found = self._offsets[lacks] = interval.of(absent)
+        return found
 
     def bounded(self, estimates: Estimates) -> Estimates:
         """Estimates of which none is beyond `label_maximum`.
@@ -258,7 +333,7 @@ class Bundle:
         return Estimates(*([min(minutes, longest) for minutes in each] for each in estimates))
 
     def verify(self) -> float:
-        """Predict the self-test's rows and return the largest difference from training's predictions, in minutes.
+        """Estimate the self-test's rows and return the largest difference from training's, in minutes.
 
         Each row is predicted by both ways that answer requests: alone, and with the others.
 
@@ -269,19 +344,34 @@ class Bundle:
         """
         test = self.document.self_test
         rows = [[math.nan if value is None else value for value in row] for row in test.inputs]
-        expected = np.array(test.predictions)
-        together = self.predict(np.array(rows, dtype=np.float32))
-        alone = np.array([self._one_row.predict(row) for row in rows])
-        found = np.where(np.abs(alone - expected) > np.abs(together - expected), alone, together)
-        found = np.where(np.isnan(alone), alone, found)
-        difference = np.abs(found - expected)
-        worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
-        if not difference[worst] <= SELF_TEST_TOLERANCE_MINUTES:
-            raise BundleError(
-                f"self-test row {worst} predicts {found[worst]:.6g} min where training predicted "
-                f"{test.predictions[worst]:.6g}: {MODEL} and {DOCUMENT} do not belong together, train the model again"
-            )
-        return float(difference[worst])
+        inputs = np.array(rows, dtype=np.float32)
+        both_ways = (self.predict(inputs), np.array([self._one_row.predict(row)[0] for row in rows]))
+        worst = max(_compare(found, test.predictions, "predicts", "predicted") for found in both_ways)
+        if test.intervals:
+            for estimates in (self.estimate(inputs), _joined([self.estimate([row]) for row in rows])):
+                # Training does not cut at zero, which a forecast of minutes never should need.
+                for name, minutes, column in (("10th", estimates.p10, 0), ("90th", estimates.p90, 1)):
+                    expected = [max(pair[column], 0.0) for pair in test.intervals]
+                    found = _compare(np.array(minutes), expected, f"has the {name} percentile", "had it at")
+                    worst = max(worst, found)
+        return worst
+
+
+def _joined(singles: Sequence[Estimates]) -> Estimates:
+    """Estimates of one row each as those of all rows."""
+    return Estimates(*([minutes for one in singles for minutes in one[place]] for place in range(3)))
+
+
+def _compare(found: NDArray[np.float64], expected: Sequence[float], does: str, did: str) -> float:
+    """The largest difference of a self-test; raises `BundleError` if it is too large."""
+    difference = np.abs(found - np.array(expected))
+    worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
+    if not difference[worst] <= SELF_TEST_TOLERANCE_MINUTES:
+        raise BundleError(
+            f"self-test row {worst} {does} {found[worst]:.6g} min where training {did} {expected[worst]:.6g}: "
+            f"{MODEL} and {DOCUMENT} do not belong together, train the model again"
+        )
+    return float(difference[worst])
 
 
 def _read_document(path: Path) -> BundleDocument:
@@ -323,6 +413,9 @@ def _check_signature(path: Path, session: onnxruntime.InferenceSession, columns:
         raise BundleError(f"{path} takes {inputs[0].type}, not tensor(float)")
     if outputs[0].type != "tensor(float)":
         raise BundleError(f"{path} gives {outputs[0].type}, not tensor(float)")
+    answers = outputs[0].shape[-1] if len(outputs[0].shape) > 1 else 1
+    if isinstance(answers, int) and answers not in (1, 3):
+        raise BundleError(f"{path} gives {answers} columns: a prediction is expected, alone or with two percentiles")
     width = inputs[0].shape[-1]
     if isinstance(width, int) and width != columns:
         raise BundleError(f"{path} takes {width} columns, but {DOCUMENT} lists {columns} inputs")

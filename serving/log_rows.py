@@ -59,6 +59,9 @@ PREDICTION_SCHEMA = pa.schema(
 value or null, the model's input -> its status, the feature view -> instant or null, and what was asked besides ids and
 instant. `reasons` is a JSON list of why the answer is degraded; `caller` the name of the API key."""
 
+IN_SAMPLE = "in sample"
+"""The variant of predictions of orders whose outcome the model may have learnt: they say nothing of how good it is."""
+
 LATER_COLUMNS = frozenset({"reasons", "request", "caller"})
 """Files of earlier versions lack them: they are null there."""
 

@@ -178,7 +178,7 @@ class Predictor:
             inputs.append(picked)
             statuses.append(found)
         event_times = [tuple([view.event for view in row]) for row in views]
-        estimates = self.bundle.bounded(self.bundle.estimate(inputs))
+        estimates = self.bundle.bounded(self.bundle.estimate(inputs, store_down=store_down))
         reasons = self._reasons(statuses, self.named(orders), store_down, estimates)
         return Predictions(inputs, statuses, event_times, estimates, reasons)
 

@@ -251,7 +251,7 @@ class ModelDescription(BaseModel):
     project: str
     feature_service: str
     inputs: list[str]
-    interval: dict[str, float]
+    interval: dict[str, Any]
     metrics: dict[str, Any]
     baseline_minutes: float | None
     version_created_as_of: str | None

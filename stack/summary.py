@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from config import Settings
@@ -122,11 +122,18 @@ def _training(training: Mapping[str, Any]) -> list[str]:
         f"  {'mean absolute error, minutes':<32}{'train':>9}{'validation':>12}{'test':>9}",
         _errors("model", evaluation["metrics"]),
         *(_errors(f"naive: {name.replace('_', ' ')}", values) for name, values in evaluation["baselines"].items()),
-        f"  P10-P90 interval holds {evaluation['interval']['test_coverage']:.1%} of the test rows (aim: 80 %)",
+        f"  P10-P90 interval holds {evaluation['interval']['test_coverage']:.1%} of the test rows (aim: 80 %), "
+        f"{_worst_part(evaluation['interval']['parts'])}",
+        f"  if P90 is promised, {evaluation['business']['late_share']:.1%} of the test rows are late",
         "",
         f"  {'gate':<26}{'observed':>10}{'threshold':>11}  result",
     ]
     return [*lines, *(line for gate in evaluation["gates"] for line in _gate(gate))]
+
+
+def _worst_part(parts: Sequence[Mapping[str, Any]]) -> str:
+    tenths = [part["coverage"] for part in parts if part["kind"] == "tenth" and part["coverage"] is not None]
+    return f"{min(tenths):.0%} to {max(tenths):.0%} of each tenth by prediction" if tenths else "too few to say where"
 
 
 def _errors(name: str, metrics: Mapping[str, float]) -> str:

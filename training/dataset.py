@@ -330,7 +330,8 @@ def _entity_frame(population: pl.DataFrame, sources: Mapping[str, Any], spec: Mo
     keys = [str(view["join_key"]) for view in sources["views"]]
     request = [str(item["name"]) for item in sources["inputs"] if item["source"] == "request"]
     parts = [part.by for part in (*spec.slices, *spec.fairness) if part.by in population.columns]
-    columns = dict.fromkeys([spec.row_id, spec.instant, *keys, *request, *parts, spec.label, LABEL_KNOWN_AT])
+    told = [spec.promise] if spec.promise else []
+    columns = dict.fromkeys([spec.row_id, spec.instant, *keys, *request, *parts, *told, spec.label, LABEL_KNOWN_AT])
     return population.select(list(columns)).sort(spec.row_id).with_columns(event_timestamp=pl.col(spec.instant))
 
 

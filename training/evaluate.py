@@ -10,26 +10,29 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from training.business import business
+from training.coverage import interval
 from training.dataset import Dataset
-from training.export import Matrix, OnnxModel, Vector
+from training.export import Matrix, OnnxModel, Ranges, Vector
+from training.parts import SMALLEST_SLICE, parts
 from training.spec import ModelSpec, SliceSpec
-from training.split import Split
-from training.train import hide, labels, matrix
+from training.split import Split, rows_seen
+from training.train import hide, known_rows, labels, matrix
 
 Predict = Callable[[Matrix], Vector]
 
-LOWER, UPPER = 0.10, 0.90
-SMALLEST_SLICE = 50
-"""Rows; below it, the error of a slice says nothing."""
 SMALLEST_GROUP = 100
 """Rows; the largest gap among many small groups is noise."""
-MOST_VALUES = 50
-"""Of a column that slices are made by; the values of most rows are kept."""
 TIMED_ROWS = 300
 
 
-def evaluate(predict: Predict, split: Split, dataset: Dataset, spec: ModelSpec) -> dict[str, Any]:
+def evaluate(
+    predict: Predict, split: Split, dataset: Dataset, spec: ModelSpec, ranges: Callable[[Matrix], Ranges] | None = None
+) -> dict[str, Any]:
     """Metrics of a model on all three parts.
+
+    `ranges` gives the prediction with its percentiles; without it, the prediction stands for all three, and the
+    interval has the same width for all.
 
     The hidden entity's features are missing on every row, because that is how most requests arrive; the metrics with
     that entity known have `_with_<entity>` in their names. A metric that is not defined on a part is left out.
@@ -37,9 +40,11 @@ def evaluate(predict: Predict, split: Split, dataset: Dataset, spec: ModelSpec) 
     Returns
     -------
     dict
-        `task`, `primary` (names), `metrics` (`<part>_mae`, `_rmse`, `_p90`, or those of another task), `baselines`
-        (name -> part metrics), `baseline` (mean label of the train rows), `slices` and `groups` (validation rows),
-        `interval` (offsets and coverage; None for a probability), `rows`, `gap`.
+        `task`, `primary` (names), `seen` (see `training.split.rows_seen`), `metrics` (`<part>_mae`, `_rmse`, `_p90`, or
+        those of another task), `baselines` (name -> part metrics), `baseline` (mean label of the train rows), `slices`
+        and `groups` (validation rows),
+        `interval` (see `training.coverage.interval`) and `business` (see `training.business.business`), both of the
+        test rows and None for a probability; `rows`, `gap`.
     """
     metrics: dict[str, float] = {}
     predictions: dict[str, Vector] = {}
@@ -61,6 +66,7 @@ def evaluate(predict: Predict, split: Split, dataset: Dataset, spec: ModelSpec) 
         "primary": spec.task.primary,
         "rows": {part: rows.height for part, rows in split.parts().items()},
         "gap": split.gap,
+        "seen": rows_seen(split, known_rows(dataset, spec), spec),
         "validation_start": split.validation_start.isoformat(),
         "test_start": split.test_start.isoformat(),
         "metrics": metrics,
@@ -70,21 +76,8 @@ def evaluate(predict: Predict, split: Split, dataset: Dataset, spec: ModelSpec) 
         "groups": [
             {"kind": part.name} | row for part in spec.fairness for row in _slice(scored, part, SMALLEST_GROUP, spec)
         ],
-        "interval": _interval(predictions, split, spec),
+        **_promises(ranges or (lambda inputs: np.repeat(predict(inputs)[:, None], 3, axis=1)), split, dataset, spec),
     }
-
-
-def conformal_offsets(residuals: Vector) -> tuple[float, float]:
-    """Offsets to add to a prediction for its 10th and 90th percentile.
-
-    Order statistics of the residuals (actual minus predicted) at ranks floor(0.1 (n + 1)) and ceil(0.9 (n + 1)), which
-    makes the interval cover at least 80 % of exchangeable rows.
-    """
-    ordered = np.sort(residuals)
-    count = len(ordered)
-    low = min(max(math.floor(LOWER * (count + 1)), 1), count)
-    high = min(max(math.ceil(UPPER * (count + 1)), 1), count)
-    return float(ordered[low - 1]), float(ordered[high - 1])
 
 
 def row_microseconds(model: OnnxModel, inputs: Matrix) -> float:
@@ -98,13 +91,15 @@ def row_microseconds(model: OnnxModel, inputs: Matrix) -> float:
     return float(np.median(taken)) / 1000
 
 
-def _interval(predictions: dict[str, Vector], split: Split, spec: ModelSpec) -> dict[str, float] | None:
+def _promises(
+    ranges: Callable[[Matrix], Ranges], split: Split, dataset: Dataset, spec: ModelSpec
+) -> dict[str, dict[str, Any] | None]:
     if spec.task.name != "regression":
-        return None
-    low, high = conformal_offsets(labels(split.validation, spec) - predictions["validation"])
-    residuals = labels(split.test, spec) - predictions["test"]
-    coverage = float(np.mean((residuals >= low) & (residuals <= high)))
-    return {"p10_offset": low, "p90_offset": high, "test_coverage": coverage}
+        return {"interval": None, "business": None}
+    told, bounds = interval(ranges, split, dataset, spec)
+    predicted = ranges(hide(matrix(split.test, dataset.inputs), dataset, spec, 1.0))[:, 0]
+    kept = business(predicted, bounds[:, 1], labels(split.test, spec), split.test, spec)
+    return {"interval": told, "business": kept}
 
 
 def _baselines(split: Split, dataset: Dataset, spec: ModelSpec) -> dict[str, Callable[[pl.DataFrame], Vector]]:
@@ -129,7 +124,7 @@ def _named(part: str, metrics: dict[str, float]) -> dict[str, float]:
 
 def _slice(scored: pl.DataFrame, part: SliceSpec, smallest: int, spec: ModelSpec) -> Iterator[dict[str, Any]]:
     try:
-        for name, rows in _parts(scored, part):
+        for name, rows in parts(scored, part):
             few = rows.height < smallest
             losses = rows["_loss"].to_numpy()
             yield {
@@ -144,16 +139,3 @@ def _slice(scored: pl.DataFrame, part: SliceSpec, smallest: int, spec: ModelSpec
         note = f"no column {str(missing).split(';')[0].rpartition('column ')[2]}"
         nothing = {"rows": None, spec.task.primary: None, "standard_error": None}
         yield {"slice": part.name, **nothing, "maximum": part.maximum, "note": note}
-
-
-def _parts(scored: pl.DataFrame, part: SliceSpec) -> Iterator[tuple[str, pl.DataFrame]]:
-    if part.where is not None:
-        yield part.name, scored.filter(pl.sql_expr(part.where))
-        return
-    assert part.by is not None  # a slice has one of the two
-    known = scored.with_columns(_group=pl.sql_expr(part.by)).filter(pl.col("_group").is_not_null())
-    if not known.height:
-        yield part.name, known
-    counts = known.group_by("_group").len().sort(["len", "_group"], descending=[True, False]).head(MOST_VALUES)
-    for value in counts["_group"].sort():
-        yield f"{part.name} {value}", known.filter(pl.col("_group") == value)

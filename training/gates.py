@@ -4,113 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 from training.comparison import PairedDifference
+from training.evidence import Evidence, GateResult
 from training.spec import GateSpec
 
 NOMINAL_COVERAGE = 0.80
 """Of the interval between the 10th and the 90th percentile."""
-
-
-@dataclass(frozen=True, slots=True)
-class GateResult:
-    """What a gate saw and what it decided.
-
-    Parameters
-    ----------
-    name : str
-    observed : float or None
-        None if there was nothing to measure; the reason then says why.
-    threshold : float
-    passed : bool
-    reason : str
-        One sentence for a person.
-    """
-
-    name: str
-    observed: float | None
-    threshold: float
-    passed: bool
-    reason: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as JSON-able values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class ChampionEvidence:
-    """How the candidate did beside the present champion, on test rows that neither was trained on.
-
-    Parameters
-    ----------
-    version : str
-    difference : PairedDifference or None
-        Loss of the candidate minus loss of the champion. None if they could not be compared.
-    candidate_error, champion_error : float or None
-        Their primary metric on these rows.
-    left_out : int
-        Test rows that do not count because the champion was trained on orders of that time.
-    problem : str
-        Why they could not be compared, and what to do.
-    note : str
-        What a reader should know about the comparison.
-    """
-
-    version: str
-    difference: PairedDifference | None
-    candidate_error: float | None = None
-    champion_error: float | None = None
-    left_out: int = 0
-    problem: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that the gates may look at.
-
-    Parameters
-    ----------
-    metrics : mapping
-        `train_mae`, `validation_mae`, ... of the candidate, in the label's unit.
-    baselines : mapping
-        Name of a naive baseline -> its primary metric on the validation rows.
-    champion : ChampionEvidence or None
-        None if the model has no champion.
-    onnx_difference : float
-        Largest difference between the estimator and its ONNX form, over the validation rows.
-    unit : str
-        Of the primary metric.
-    primary : str
-        The primary metric's name.
-    slices, groups : sequence of mappings
-        `slice`, `rows`, the primary metric by its name, `maximum`, `note`: see `training.evaluate`.
-    interval : mapping or None
-        `test_coverage` of the prediction interval, `rows` of both parts; None if the model has no interval.
-    model_bytes : int or None
-        Size of the ONNX form.
-    row_microseconds : float or None
-        Median time of a single-row prediction.
-    """
-
-    metrics: Mapping[str, float]
-    baselines: Mapping[str, float]
-    champion: ChampionEvidence | None
-    onnx_difference: float
-    unit: str = "minutes"
-    primary: str = "mae"
-    slices: Sequence[Mapping[str, Any]] = ()
-    groups: Sequence[Mapping[str, Any]] = ()
-    interval: Mapping[str, Any] | None = None
-    model_bytes: int | None = None
-    row_microseconds: float | None = None
-
-    def error(self, part: str) -> float:
-        """The candidate's primary metric on a part, NaN if it was not measured."""
-        return self.metrics.get(f"{part}_{self.primary}", math.nan)
+BY_CHANCE = 0.05
+"""How often the worst of all parts of an interval lies beyond noise although every part holds what it promises."""
+FORGIVEN = 1.05
+"""A model that has seen the newest rows is no worse on them than one that has not: at most by so much, by chance."""
 
 
 def decide(evidence: Evidence, specs: Iterable[GateSpec]) -> list[GateResult]:
@@ -275,8 +181,59 @@ def interval_coverage(evidence: Evidence, threshold: float) -> GateResult:
     return GateResult(name, beyond, threshold, passed, reason)
 
 
+def interval_parts(evidence: Evidence, threshold: float) -> GateResult:
+    """Distance from 80 % of the interval's coverage of its worst part, beyond noise, at most the threshold.
+
+    Parts are tenths of the prediction, slices, and the test rows without each view. Noise is what the worst of so many
+    parts reaches by chance in one case of twenty, by the number of its rows and of those that its offsets were made of.
+    """
+    name, interval = "interval_parts", evidence.interval
+    if interval is None:
+        return GateResult(name, None, threshold, False, "the model has no prediction interval")
+    judged = [part for part in interval["parts"] if part["coverage"] is not None]
+    if not judged:
+        return GateResult(name, None, threshold, False, "no part of the test rows is large enough to be judged")
+    errors = NormalDist().inv_cdf(1 - BY_CHANCE / 2 / len(judged))
+    spread = NOMINAL_COVERAGE * (1 - NOMINAL_COVERAGE)
+
+    def noise(part: Mapping[str, Any]) -> float:
+        return float(errors * math.sqrt(spread / part["rows"] + spread / part["offsets_from"]))
+
+    def beyond(part: Mapping[str, Any]) -> float:
+        return max(0.0, abs(float(part["coverage"]) - NOMINAL_COVERAGE) - noise(part))
+
+    bad = sorted((part for part in judged if not beyond(part) <= threshold), key=beyond, reverse=True)
+    worst = max(judged, key=lambda part: (beyond(part), abs(part["coverage"] - NOMINAL_COVERAGE)))
+    told = ", ".join(
+        f"{part['coverage']:.1%} of {part['rows']} rows, {part['part']} (noise {noise(part):.1%})"
+        for part in bad or [worst]
+    )
+    span = f"{NOMINAL_COVERAGE - threshold:.0%} to {NOMINAL_COVERAGE + threshold:.0%}"
+    head = f"not within {span}: the interval holds" if bad else f"all {len(judged)} parts within {span}, the worst is"
+    return GateResult(name, beyond(worst), threshold, not bad, f"{head} {told}")
+
+
+def refit_agrees(evidence: Evidence, threshold: float) -> GateResult:
+    """Distance of the models fitted on all rows from the judged ones, at most that share of the judged ones' error.
+
+    On the newest rows. The former may not be worse there either, since they have seen them.
+    """
+    name, refit = "refit_agrees", evidence.refit
+    if refit is None:
+        return GateResult(name, None, threshold, False, "nothing was fitted again on all rows: train again")
+    share = refit["apart"] / refit["distance"] if refit["distance"] > 0 else math.inf
+    near, no_worse = share <= threshold, refit["final_error"] <= FORGIVEN * refit["judged_error"]
+    told = (
+        f"fitted again on all rows, the {refit['column']} is {refit['apart']:.3g} apart on the {refit['rows']} newest "
+        f"ones, {share:.0%} of the judged model's distance from what happened ({'at most' if near else 'more than'} "
+        f"{threshold:.0%}); error there {refit['final_error']:.3f}, judged {refit['judged_error']:.3f} {evidence.unit}"
+    )
+    worse = "" if no_worse else ": worse on rows that it has seen, so it learnt something else"
+    return GateResult(name, share, threshold, near and no_worse, told + worse)
+
+
 def model_bytes(evidence: Evidence, threshold: float) -> GateResult:
-    """Bytes of the ONNX form, at most the threshold: serving holds it in each of its processes."""
+    """Bytes of the larger ONNX form, at most the threshold: serving holds it in each of its processes."""
     observed = math.nan if evidence.model_bytes is None else float(evidence.model_bytes)
     passed = observed <= threshold
     reason = f"the model has {observed:,.0f} bytes, {'at most' if passed else 'more than'} {threshold:,.0f}"
@@ -314,6 +271,8 @@ GATES: dict[str, Callable[[Evidence, float], GateResult]] = {
         slices,
         fairness,
         interval_coverage,
+        interval_parts,
+        refit_agrees,
         model_bytes,
         row_microseconds,
         onnx_matches,

@@ -12,6 +12,8 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 FEATURES = PACKAGE.parent / "feature_repo"
+SEEN = {"fitted_on": "fitted on", "judged_on": "judged by the same models fitted on"}
+"""Tags of a version that say which rows were seen, and how they read; a version from before they were has none."""
 LIBRARIES = ("scikit-learn", "numpy", "polars", "skl2onnx", "onnxruntime", "feast")
 
 
@@ -90,6 +92,14 @@ def lineage_tags(description: Mapping[str, Any], key: str) -> dict[str, str]:
     }
 
 
+def seen_tags(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Tags of a version: which rows its own and its judged models were fitted on (see `training.split.rows_seen`)."""
+    return {
+        f"{who}_on": f"{rows['rows']} rows of {rows['first']} to {rows['last']}"
+        for who, rows in (("fitted", seen["registered"]), ("judged", seen["judged"]))
+    }
+
+
 def render_tree(lineage: Mapping[str, Any]) -> str:
     """The lineage of a version (see `ModelRegistry.lineage`) as a tree of text."""
     tags, dataset = lineage["tags"], lineage["dataset"]
@@ -105,6 +115,7 @@ def render_tree(lineage: Mapping[str, Any]) -> str:
         f"    ├── seed {tags['seed']}",
         f"    ├── feature service {tags['feature_service']}, definitions {tags['definitions_hash'][:12]}, "
         f"request function {tags['request_function_version'][:12]}",
+        *(f"    ├── {text} {tags[name]}" for name, text in SEEN.items() if name in tags),
         f"    └── data set {tags['dataset_hash']}, {dataset['row_count']} rows",
         f"        ├── window {tags['window_start']} to {tags['window_end']}",
         f"        └── {len(partitions)} order partitions",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from training.report import gates_table
+from training.report import business_lines, gates_table, interval_lines, seen_lines
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}
@@ -29,13 +29,17 @@ def html_report(evaluation: Mapping[str, Any], title: str, unit: str) -> str:
     primary, drawn = evaluation["primary"], evaluation["pictures"]
     slices = [row for row in (*evaluation["slices"], *evaluation["groups"]) if row[primary] is not None]
     edges = drawn["residuals"]["edges"]
+    covered = [part for part in (evaluation["interval"] or {}).get("parts", ()) if part["coverage"] is not None]
+    told = [*interval_lines(evaluation["interval"], unit), *business_lines(evaluation["business"], unit)]
     parts = [
         "<h2>Gates</h2>",
         _gates(evaluation["gates"]),
         "<h2>Metrics</h2>",
+        *(f"<p>{escape(line)}</p>" for line in (*seen_lines(evaluation), *told)),
         _metrics(evaluation),
         f"<h2>Parts of the validation rows ({escape(primary)}, {escape(unit)})</h2>",
         _bars((row["slice"], row[primary], f"{row[primary]:.3g} on {row['rows']} rows") for row in slices),
+        *_coverage_bars(covered),
         "<h2>Residuals of the test rows (predicted minus actual)</h2>",
         _bars(
             (f"{low:.3g} to {high:.3g}", count, str(count))
@@ -57,7 +61,9 @@ def html_report(evaluation: Mapping[str, Any], title: str, unit: str) -> str:
     )
 
 
-def model_card(evaluation: Mapping[str, Any], description: Mapping[str, Any], facts: Mapping[str, str]) -> str:
+def model_card(
+    evaluation: Mapping[str, Any], description: Mapping[str, Any], facts: Mapping[str, str], unit: str
+) -> str:
     """What somebody who did not make the model should know before using it, in Markdown.
 
     Parameters
@@ -68,6 +74,8 @@ def model_card(evaluation: Mapping[str, Any], description: Mapping[str, Any], fa
         The data set's `dataset.json`.
     facts : mapping
         Lines of the head, by name.
+    unit : str
+        Of the label.
     """
     primary, metrics = evaluation["primary"], evaluation["metrics"]
     worst = sorted(
@@ -79,19 +87,27 @@ def model_card(evaluation: Mapping[str, Any], description: Mapping[str, Any], fa
     lines = [
         f"# {description['model']}",
         *(f"- {name}: {value}" for name, value in facts.items()),
-        f"- Trained on: {description['row_count']} rows of {window['start'][:10]} to {window['end'][:10]}, as known at "
+        f"- Data: {description['row_count']} rows of {window['start'][:10]} to {window['end'][:10]}, as known at "
         f"{description['as_of']}; data set {description['hash'][:12]}, seed {description['seed']}",
+        *(f"- Rows: {line}" for line in seen_lines(evaluation)),
         f"- Inputs: {len(description['inputs'])} of the feature service {description['feature_service']}",
-        f"\n## How good it is\n\nTest {primary} {metrics[f'test_{primary}']:.3f}, on rows later than all it was made "
-        f"from; naive baselines: "
+        f"\n## How good it is\n\nTest {primary} {metrics[f'test_{primary}']:.3f}, on rows later than all that the "
+        f"judged models were made from; naive baselines: "
         + ", ".join(f"{name} {values[f'test_{primary}']:.3f}" for name, values in evaluation["baselines"].items())
         + ".",
+        *(f"\n{line}" for line in interval_lines(evaluation["interval"], unit)),
+        *(f"\n{line}" for line in business_lines(evaluation["business"], unit)),
         "\n## Where it is worst\n",
         *(f"- {row['slice']}: {primary} {row[primary]:.3f} on {row['rows']} rows" for row in worst),
         *(["- not measured: " + ", ".join(unmeasured)] if unmeasured else []),
         f"\n## Gates\n\n{gates_table(evaluation['gates'])}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _coverage_bars(covered: Iterable[Mapping[str, Any]]) -> list[str]:
+    rows = [(part["part"], part["coverage"], f"{part['coverage']:.1%} of {part['rows']} rows") for part in covered]
+    return ["<h2>Share of the test rows in the 80 % interval, by part</h2>", _bars(rows)] if rows else []
 
 
 def _gates(gates: Iterable[Mapping[str, Any]]) -> str:

@@ -16,34 +16,34 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from feature_repo.window import as_utc
 from training import dataset as datasets
 from training import evaluate as evaluation_of
-from training.bundle import verify_bundle, write_bundle
+from training.agreement import agreement
+from training.bundle import JUDGED, MODEL, write_bundle
+from training.champion import compare_champion, opponent
 from training.checks import check_dataset
-from training.comparison import FEWEST_ROWS, paired_bootstrap
 from training.dataset import Dataset
-from training.errors import ArtifactsGone, BundleMismatch, DatasetError, GatesNotPassed, SourceLacks, TrainingError
+from training.errors import DatasetError, GatesNotPassed, SourceLacks, TrainingError
+from training.evidence import Evidence, GateResult
 from training.export import OnnxModel, to_onnx
 from training.files import canonical_hash, new_directory, read_json, write_json
-from training.gates import ChampionEvidence, Evidence, GateResult, decide
-from training.lineage import code_hash, lineage_tags
+from training.gates import decide
+from training.lineage import code_hash, lineage_tags, seen_tags
 from training.page import html_report, model_card
 from training.pictures import pictures
-from training.registry import CHAMPION, COMPARED_WITH_TAG, REGISTERED_TAG, SERVING, ModelRegistry, Version
+from training.registry import COMPARED_WITH_TAG, REGISTERED_TAG, SERVING, ModelRegistry, Version
 from training.report import report
 from training.spec import ModelSpec
 from training.split import Split, split_by_time
-from training.train import Fitted, Progress, fit, hide, labels, matrix
+from training.train import Fitted, Progress, fit, fit_again, hide, matrix
 
 if TYPE_CHECKING:
     from config import Settings
 
 LOGGER = logging.getLogger(__name__)
 
-ONNX, CANDIDATE, EVALUATION, VALIDATION = "model.onnx", "candidate.json", "evaluation.json", "validation.json"
+CANDIDATE, EVALUATION, VALIDATION = "candidate.json", "evaluation.json", "validation.json"
 WHO = "training pipeline"
 
 Step = Callable[[datetime, "Settings", ModelSpec], dict[str, Any]]
@@ -97,12 +97,15 @@ def validate_dataset(as_of: datetime, settings: Settings, spec: ModelSpec) -> di
 
 
 def train(as_of: datetime, settings: Settings, spec: ModelSpec, progress: Progress = LOGGER.info) -> dict[str, Any]:
-    """Fit the candidates, keep the best with its ONNX form, and log both to an MLflow run.
+    """Fit the candidates, keep the best, fit it again on all rows, and log both to an MLflow run.
+
+    The best one as it is, which has not seen the newest rows, is what gates judge; what is registered is the same
+    with all rows.
 
     Returns
     -------
     dict
-        `candidate` (key), `run_id`, `reused`, `trials`, `onnx_difference` (largest, over the validation rows).
+        `candidate` (key), `run_id`, `reused`, `trials`, `onnx_difference` (largest of both, over the validation rows).
     """
     registry = ModelRegistry(settings, spec.name)
     registry.check()
@@ -136,7 +139,7 @@ def evaluate(as_of: datetime, settings: Settings, spec: ModelSpec) -> dict[str, 
     candidate = _candidate(dataset, spec)
     registry = ModelRegistry(settings, spec.name)
     registry.check()
-    champion = _opponent(candidate, registry)
+    champion = opponent(candidate, registry)
     directory = _evaluation_directory(champion, candidate, dataset, spec)
     kept = {"directory": directory.relative_to(settings.data_dir).as_posix()}
     if (directory / EVALUATION).exists():
@@ -156,27 +159,30 @@ def _evaluate(
     spec: ModelSpec,
 ) -> dict[str, Any]:
     split = split_by_time(dataset.rows(), spec)
-    content = (_candidate_directory(dataset, spec) / ONNX).read_bytes()
-    model = OnnxModel(content)
-    evaluation = evaluation_of.evaluate(model.predict, split, dataset, spec)
+    kept = [(_candidate_directory(dataset, spec) / name).read_bytes() for name in (JUDGED, MODEL)]
+    judged, final = (OnnxModel(content) for content in kept)
+    evaluation = evaluation_of.evaluate(judged.predict, split, dataset, spec, judged.ranges)
+    refit = agreement(judged, final, split, dataset, spec)
     evidence = Evidence(
         metrics=evaluation["metrics"],
         baselines={
             name: metrics[f"validation_{spec.task.primary}"] for name, metrics in evaluation["baselines"].items()
         },
-        champion=compare_champion(champion, model, registry, split, dataset, settings, spec) if champion else None,
+        champion=compare_champion(champion, judged, registry, split, dataset, settings, spec) if champion else None,
         onnx_difference=candidate["onnx_difference"],
         unit=spec.unit,
         primary=spec.task.primary,
         slices=evaluation["slices"],
         groups=evaluation["groups"],
         interval=evaluation["interval"] and evaluation["interval"] | {"rows": evaluation["rows"]},
-        model_bytes=len(content),
-        row_microseconds=evaluation_of.row_microseconds(model, matrix(split.test, dataset.inputs)),
+        refit=refit,
+        model_bytes=max(map(len, kept)),
+        row_microseconds=evaluation_of.row_microseconds(final, matrix(split.test, dataset.inputs)),
     )
     gates = decide(evidence, spec.gates)
     return evaluation | {
-        "pictures": pictures(model.predict, split, dataset, spec),
+        "refit": refit,
+        "pictures": pictures(judged.predict, split, dataset, spec),
         "champion": champion.version if champion else None,
         "gates": [gate.to_dict() for gate in gates],
         "passed": all(gate.passed for gate in gates),
@@ -327,57 +333,6 @@ def note_dataset(as_of: datetime, settings: Settings, spec: ModelSpec, dataset: 
     write_json(_note_path(as_of, settings, spec), {"dataset": dataset.hash})
 
 
-def compare_champion(
-    champion: Version,
-    candidate: OnnxModel,
-    registry: ModelRegistry,
-    split: Split,
-    dataset: Dataset,
-    settings: Settings,
-    spec: ModelSpec,
-) -> ChampionEvidence:
-    """Candidate and champion on the test rows that the champion was not trained on; inputs taken by name."""
-    advice = f"promote a version that can be (python -m training promote VERSION --model {spec.name}), or retire it"
-
-    def problem(text: str) -> ChampionEvidence:
-        return ChampionEvidence(champion.version, None, problem=text)
-
-    try:
-        bundle = registry.fetch_bundle(champion, settings.datasets / "bundles")
-        content = verify_bundle(bundle)
-        model = OnnxModel((bundle / ONNX).read_bytes())
-        # A version from before bundles said it counts as trained on all that was known when it was made.
-        until = datetime.fromisoformat(content.get("trained_until", content["version_created_as_of"]))
-    except ArtifactsGone as error:
-        return problem(str(error))
-    except (BundleMismatch, OSError, ValueError, KeyError) as error:
-        return problem(f"its bundle is damaged ({error}); {advice}")
-    names = [str(item["name"]) for item in content["inputs"]]
-    missing = [name for name in names if name not in split.test.columns]
-    if missing:
-        return problem(f"the data set lacks its inputs {missing}; bring these features back, {advice}")
-    rows = _without_hidden(split.test.filter(pl.col(spec.instant) >= until), dataset, spec)
-    if rows.height < FEWEST_ROWS:
-        return problem(
-            f"it was trained on rows until {until.isoformat()}, which leaves {rows.height} test rows that are new to "
-            f"both, at least {FEWEST_ROWS} are needed; train as of a later instant"
-        )
-    actual = labels(rows, spec)
-    losses = [
-        spec.task.losses(of.predict(matrix(rows, inputs)), actual)
-        for of, inputs in ((candidate, dataset.inputs), (model, names))
-    ]
-    same = content["definitions_hash"] == dataset.description["definitions_hash"]
-    return ChampionEvidence(
-        champion.version,
-        paired_bootstrap(losses[0] - losses[1], rows[spec.instant], spec.seed),
-        candidate_error=float(losses[0].mean()),
-        champion_error=float(losses[1].mean()),
-        left_out=split.test.height - rows.height,
-        note="" if same else "its features were defined otherwise",
-    )
-
-
 def _train(
     dataset: Dataset, registry: ModelRegistry, spec: ModelSpec, directory: Path, progress: Progress
 ) -> dict[str, Any]:
@@ -388,27 +343,32 @@ def _train(
     run_id = registry.start_run(f"{dataset.description['as_of'][:16]} {dataset.hash[:8]}", tags, parameters)
     try:
         fitted = fit(split, dataset, spec, progress)
-        difference = _export(fitted, split, dataset, spec, directory)
+        progress("fitting the best one again, on all rows")
+        again = fit_again(fitted, dataset, spec)
+        difference = max(
+            _export(models, name, split, dataset, spec, directory)
+            for models, name in ((fitted, JUDGED), (again, MODEL))
+        )
         registry.log_parameters(run_id, fitted.parameters)
         for number, trial in enumerate(fitted.trials, start=1):
             registry.log_trial(run_id, number, trial, datetime.fromisoformat(dataset.description["as_of"]))
         registry.log_files(run_id, dataset.directory / datasets.DESCRIPTION)
         progress("logging the estimator to MLflow")
-        registry.log_sklearn(run_id, fitted.model, dataset.inputs, spec.label)
+        registry.log_sklearn(run_id, again.model, dataset.inputs, spec.label)
     except BaseException:
         _end_quietly(registry, run_id)
         raise
     return {"key": key, "run_id": run_id, "trials": fitted.trials, "onnx_difference": difference}
 
 
-def _export(fitted: Fitted, split: Split, dataset: Dataset, spec: ModelSpec, directory: Path) -> float:
-    content = to_onnx(fitted.model, len(dataset.inputs))
-    full = matrix(split.validation, dataset.inputs)
+def _export(fitted: Fitted, name: str, split: Split, dataset: Dataset, spec: ModelSpec, directory: Path) -> float:
+    content = to_onnx(fitted.model, len(dataset.inputs), fitted.quantiles)
+    full, onnx = matrix(split.validation, dataset.inputs), OnnxModel(content)
     differences = [
-        abs(spec.task.predict(fitted.model, values) - OnnxModel(content).predict(values)).max()
+        abs(fitted.answers(values, spec) - onnx.ranges(values)).max()
         for values in (full, hide(full, dataset, spec, 1.0))
     ]
-    (directory / ONNX).write_bytes(content)
+    (directory / name).write_bytes(content)
     return float(max(differences))
 
 
@@ -434,7 +394,7 @@ def _log_evaluation(
     written = {
         "report.md": report(evaluation, title, spec.unit),
         "report.html": html_report(evaluation, title, spec.unit),
-        "model_card.md": model_card(evaluation, dataset.description, facts),
+        "model_card.md": model_card(evaluation, dataset.description, facts, spec.unit),
     }
     baselines = {
         f"baseline_{name}_{key}": value
@@ -442,7 +402,12 @@ def _log_evaluation(
         for key, value in metrics.items()
         if key.endswith(f"_{spec.task.primary}")
     }
-    interval = {f"interval_{name}": value for name, value in (evaluation["interval"] or {}).items()}
+    interval = {
+        f"{kind}_{name}": value
+        for kind in ("interval", "business")
+        for name, value in (evaluation[kind] or {}).items()
+        if isinstance(value, float)
+    }
     with new_directory(directory) as temporary:
         for name, text in written.items():
             (temporary / name).write_text(text, encoding="utf-8")
@@ -460,11 +425,12 @@ def _create_version(
     shutil.rmtree(directory / SERVING, ignore_errors=True)
     with new_directory(directory / SERVING) as temporary:
         split = split_by_time(dataset.rows(), spec)
-        write_bundle(temporary, (directory / ONNX).read_bytes(), evaluation, split, dataset, spec)
+        final, judged = ((directory / name).read_bytes() for name in (MODEL, JUDGED))
+        write_bundle(temporary, final, judged, evaluation, split, dataset, spec)
     registry.log_files(candidate["run_id"], directory / SERVING, SERVING)
     named = [f"{part}_{spec.task.primary}" for part in ("validation", "test")]
     metrics = {name: f"{evaluation['metrics'][name]:.4f}" for name in named} | {"primary_metric": spec.task.primary}
-    tags = lineage_tags(dataset.description, candidate["key"]) | metrics
+    tags = lineage_tags(dataset.description, candidate["key"]) | seen_tags(evaluation["seen"]) | metrics
     tags[COMPARED_WITH_TAG] = evaluation["champion"] or ""
     return registry.create_version(candidate["run_id"], tags, [GateResult(**gate) for gate in evaluation["gates"]])
 
@@ -492,29 +458,12 @@ def _failed(evaluation: dict[str, Any]) -> list[str]:
     return [f"{gate['name']}: {gate['reason']}" for gate in evaluation["gates"] if not gate["passed"]]
 
 
-def _without_hidden(rows: pl.DataFrame, dataset: Dataset, spec: ModelSpec) -> pl.DataFrame:
-    hidden = dataset.view_inputs(spec.hidden.view) if spec.hidden else []
-    return rows.with_columns(pl.lit(None, pl.Float64).alias(name) for name in hidden)
-
-
 def _key(dataset: Dataset, spec: ModelSpec) -> str:
     return canonical_hash({"dataset": dataset.hash, "spec": spec.fingerprint(), "code": code_hash()})
 
 
 def _candidate_directory(dataset: Dataset, spec: ModelSpec) -> Path:
     return dataset.directory / "candidates" / _key(dataset, spec)[:16]
-
-
-def _opponent(candidate: dict[str, Any], registry: ModelRegistry) -> Version | None:
-    """The champion, or if the candidate is the champion now, the one that it was compared with to become it."""
-    versions = registry.versions()
-    champion = next((version for version in versions if CHAMPION in version.aliases), None)
-    if champion is None or champion.tags.get("candidate_key") != candidate["key"]:
-        return champion
-    before = champion.tags.get(COMPARED_WITH_TAG)
-    if before == "":
-        return None
-    return next((version for version in versions if version.version == before), champion)
 
 
 def _evaluation_directory(

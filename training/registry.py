@@ -31,9 +31,9 @@ from training.errors import (
     UnknownVersion,
     VersionInUse,
 )
+from training.evidence import GateResult
 from training.faults import explained, unavailable
 from training.files import new_directory, read_json
-from training.gates import GateResult
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -99,6 +99,25 @@ class SearchSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class IntervalSpec:
+    """How the 10th and the 90th percentile of a regression are predicted, order by order.
+
+    Parameters
+    ----------
+    estimator : str
+        Class of the estimator, with its module; its ONNX form must be trees alone.
+    parameters : mapping
+        Arguments of both.
+    level : str
+        Name of the argument that takes the level, 0.1 and 0.9.
+    """
+
+    estimator: str
+    parameters: Mapping[str, Any]
+    level: str = "quantile"
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetLimits:
     """What a training set must look like before anything is trained on it.
 
@@ -142,6 +161,8 @@ class ModelSpec:
         Arguments of each candidate; the one with the smallest validation error is taken.
     search : SearchSpec
         Further candidates, drawn from a space; and how candidates are judged.
+    interval : IntervalSpec or None
+        None: the interval of a regression has the same width for all, that of the newest errors.
     gates : sequence of GateSpec
     slices : sequence of SliceSpec
     fairness : sequence of SliceSpec
@@ -149,6 +170,8 @@ class ModelSpec:
     hidden : HiddenEntity or None
     baseline_feature : str or None
         A feature that predicts the label by itself: the naive baseline beside the mean of the training rows.
+    promise : str or None
+        Column of the population with the estimate that the platform itself told, for the report; no input.
     kind : str
         `regression` or `classification`: a key of `training.tasks.TASKS`.
     label_horizon : timedelta
@@ -178,11 +201,13 @@ class ModelSpec:
     fairness: tuple[SliceSpec, ...] = ()
     hidden: HiddenEntity | None = None
     baseline_feature: str | None = None
+    promise: str | None = None
     window_days: int = 90
     seed: int = 20260101
     kind: str = "regression"
     label_horizon: timedelta = timedelta()
     search: SearchSpec = SearchSpec()
+    interval: IntervalSpec | None = None
     requires: tuple[str, ...] = ()
     asks: Mapping[str, bool] = field(default_factory=dict, kw_only=True)
     owner: str = field(default="delivery-eta", kw_only=True)
@@ -195,6 +220,8 @@ class ModelSpec:
             raise ValueError(f"model {self.name!r}: no such gates: {unknown}. There are {sorted(GATES)}")
         if self.kind not in TASKS:
             raise ValueError(f"model {self.name!r}: no such kind: {self.kind!r}. There are {sorted(TASKS)}")
+        if self.interval and self.kind != "regression":
+            raise ValueError(f"model {self.name!r}: a {self.kind} has no interval, leave `interval` out")
         if not self.candidates:
             raise ValueError(f"model {self.name!r}: give at least one candidate, `({{}},)` for the shared parameters")
 

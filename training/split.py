@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import polars as pl
 
@@ -68,6 +69,24 @@ def split_by_time(rows: pl.DataFrame, spec: ModelSpec) -> Split:
             f"because their label was not known in time: {split.gap}): the history is too short"
         )
     return split
+
+
+def rows_seen(split: Split, known: pl.DataFrame, spec: ModelSpec) -> dict[str, dict[str, Any]]:
+    """Which rows the judged models were fitted on, and which the registered ones (`known`: all of them).
+
+    Returns
+    -------
+    dict
+        `judged` and `registered`, each with `rows` and the `first` and `last` prediction instant.
+    """
+
+    def told(rows: pl.DataFrame) -> dict[str, Any]:
+        first, last = rows[spec.instant].min(), rows[spec.instant].max()
+        assert isinstance(first, datetime)
+        assert isinstance(last, datetime)  # there are rows, and the column is an instant
+        return {"rows": rows.height, "first": first.isoformat(), "last": last.isoformat()}
+
+    return {"judged": told(split.train), "registered": told(known)}
 
 
 def rolling_origins(train: pl.DataFrame, folds: int, spec: ModelSpec) -> list[tuple[pl.DataFrame, pl.DataFrame]]:

@@ -30,7 +30,13 @@ def own_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walkthrough, "SIMULATED_ORDERS", 12_000)
     monkeypatch.setattr(walkthrough, "LIVE_HOURS", 2)
     # A zone has a hundred orders to judge here, and another hundred with every hour at which this is run.
-    by_chance = {"slices": 2.0, "fairness": 2.0, "interval_coverage": 0.2, "train_validation_gap": 5.0}
+    by_chance = {
+        "slices": 2.0,
+        "fairness": 2.0,
+        "interval_coverage": 0.2,
+        "interval_parts": 0.2,
+        "train_validation_gap": 5.0,
+    }
     monkeypatch.setenv("ETA_GATE_THRESHOLDS", json.dumps({"delivery_time": by_chance}))
     get_settings.cache_clear()
 

@@ -93,6 +93,14 @@ def test_orders_placed_too_late_to_be_delivered_wait_for_the_next_window(house, 
     assert pipeline.join_outcomes(next_day(DAY), house)["predictions"] == 30
 
 
+def test_predictions_of_orders_that_the_model_was_fitted_on_do_not_count(house, world) -> None:
+    rows = predictions()
+    seen = pl.int_range(pl.len()) < 40
+    world(rows.with_columns(variant=pl.when(seen).then(pl.lit("in sample")).otherwise("variant")), outcomes_of(rows))
+    measured = pipeline.join_outcomes(DAY, house)
+    assert (measured["in_sample"], measured["predictions"], measured["outcomes"]) == (40, 560, 560)
+
+
 def test_drift_looks_once_at_an_order_and_at_every_anonymous_request(house, world) -> None:
     online = logged(feature_rows(100), DAY.start)
     batch = logged(feature_rows(150), DAY.start, source="batch")

@@ -126,6 +126,21 @@ def test_each_order_of_the_window_is_scored_once_and_as_online(installation: Set
     np.testing.assert_allclose(logged["p90_minutes"].to_numpy(), online.estimates.p90, atol=1e-6)
 
 
+def test_orders_that_the_model_may_have_learnt_from_are_marked_as_such(
+    installation: Settings, make_bundle: BundleMaker, monkeypatch: pytest.MonkeyPatch
+):
+    placed = sorted(batch.orders_to_score(TODAY, installation)["placed_at"])
+    monkeypatch.setenv("ETA_MODEL_DIR", str(make_bundle(trained_until=placed[2].isoformat())))
+    get_settings.cache_clear()
+    learnt = get_settings()
+
+    assert batch.score(TODAY, learnt)["rows"] == 4
+
+    logged = read_predictions(learnt, TODAY).sort("placed_at")
+    assert logged["variant"].to_list() == ["in sample", "in sample", "champion", "champion"]
+    assert logged["order_id"].n_unique() == logged["prediction_id"].n_unique() == 4
+
+
 def answered_online(settings: Settings) -> None:
     """Ask a service about the orders that a batch scores, as each was known when it was placed, and let it log."""
     service = Service(settings, clock=lambda: NOON + timedelta(minutes=45))

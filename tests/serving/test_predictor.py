@@ -316,6 +316,17 @@ def test_of_an_entity_that_nobody_named_a_dead_store_keeps_nothing_back(predicto
         assert np.isnan(found.inputs[0][driver])
 
 
+def test_while_the_store_is_dead_the_interval_is_that_of_medians(make_bundle: BundleMaker):
+    down = {"p10_offset": -20.0, "p90_offset": 50.0}
+    interval = {"p10_offset": -6.0, "p90_offset": 9.0, "store_down": down}
+    predictor = Predictor(Bundle.load(make_bundle(interval=interval)), NoStore())
+
+    found = predict(predictor, [FULL, FULL._replace(driver_id=None)]).estimates
+
+    assert found.p90 == pytest.approx([minutes + 50 for minutes in found.minutes])
+    assert found.p10 == pytest.approx([max(minutes - 20, 0) for minutes in found.minutes])
+
+
 def test_another_version_of_the_request_function_is_admitted_in_every_answer(make_bundle: BundleMaker):
     bundle = Bundle.load(make_bundle(request_function_version="older"))
 

@@ -122,13 +122,16 @@ def test_the_request_is_what_it_was_at_placement_and_the_outcome_what_is_known_n
         updated_at=pl.col("placed_at"),
         known_at=pl.col("placed_at"),
     )
-    corrected = final.with_columns(order_value=pl.lit(999.0), distance_km=pl.lit(99.0))
+    corrected = final.with_columns(
+        order_value=pl.lit(999.0), distance_km=pl.lit(99.0), promised_minutes=pl.col("minutes")
+    )
     prepare(pl.concat([placed, corrected]))
     rows = build_dataset(AS_OF, settings, spec)[0].rows().join(final, on="order_id", suffix="_then")
     assert rows.height == len(eligible(final, AS_OF))
     assert (rows["order_value"] == rows["order_value_then"]).all()
     assert (rows["distance_km"] == rows["distance_km_then"]).all()
     assert (rows["driver_id"] == rows["driver_id_then"]).all()
+    assert (rows["promised_minutes"] == 40.0).all()  # as it was told then, and not when all was over
 
 
 def test_a_new_order_makes_a_new_data_set(prepare, settings, spec):

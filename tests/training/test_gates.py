@@ -10,7 +10,8 @@ import pytest
 
 from config import Settings
 from training.comparison import PairedDifference
-from training.gates import GATES, ChampionEvidence, Evidence, decide
+from training.evidence import ChampionEvidence, Evidence
+from training.gates import GATES, decide
 from training.models import get_spec
 from training.spec import GateSpec
 
@@ -29,6 +30,19 @@ def part(name: str, mae: float | None, maximum: float | None = None, rows: int =
     } | more
 
 
+def covered(name: str, coverage: float | None, rows: int = 1_000):
+    return {"part": name, "kind": "tenth", "rows": rows, "coverage": coverage, "error": 5.0, "offsets_from": 10_000}
+
+
+ROWS = {"validation": 10_000, "test": 10_000}
+AGREES = {
+    "rows": 500,
+    "apart": 1.0,
+    "column": "prediction",
+    "distance": 5.0,
+    "judged_error": 5.0,
+    "final_error": 4.5,
+}
 GOOD = Evidence(
     metrics={"train_mae": 5.0, "validation_mae": 5.5, "validation_roc_auc": 0.8, "validation_ece": 0.01},
     baselines={"train_mean": 9.0, "trailing_mean": 8.0},
@@ -36,7 +50,8 @@ GOOD = Evidence(
     onnx_difference=1e-6,
     slices=[part("peak", 6.0, 9.0), part("zone a", 5.0, 10.0), part("tiny", None, 1.0)],
     groups=[part("zone a", 5.0, kind="zone"), part("zone b", 6.0, kind="zone"), part("vip", 5.5, kind="customer")],
-    interval={"test_coverage": 0.79, "rows": {"validation": 10_000, "test": 10_000}},
+    interval={"test_coverage": 0.79, "rows": ROWS, "parts": [covered("short", 0.84), covered("tiny", None, 9)]},
+    refit=AGREES,
     model_bytes=200_000,
     row_microseconds=12.0,
 )
@@ -106,9 +121,38 @@ def test_without_a_champion_the_comparison_is_recorded_as_such():
         ("interval_coverage", {"interval": None}, None, "no prediction interval"),
         (
             "interval_coverage",
-            {"interval": {"test_coverage": 0.70, "rows": {"validation": 10_000, "test": 10_000}}},
+            {"interval": GOOD.interval | {"test_coverage": 0.70}},
             0.1 - 2 * math.sqrt(2 * 0.16 / 10_000),
             "holds 70.0% of 10000 test rows, outside of 77% to 83%, give or take 1.1% of noise",
+        ),
+        ("interval_parts", {"interval": None}, None, "no prediction interval"),
+        (
+            "interval_parts",
+            {"interval": GOOD.interval | {"parts": [covered("tiny", None, 9)]}},
+            None,
+            "no part of the test rows is large enough",
+        ),
+        (
+            "interval_parts",
+            {
+                "interval": GOOD.interval
+                | {"parts": [covered("short", 0.955), covered("long", 0.58), covered("mid", 0.8)]}
+            },
+            0.22 - 2.39398 * math.sqrt(0.16 / 1_000 + 0.16 / 10_000),
+            r"not within 75% to 85%: the interval holds 58.0% of 1000 rows, long \(noise 3.2%\), 95.5% of 1000 rows, s",
+        ),
+        ("refit_agrees", {"refit": None}, None, "nothing was fitted again on all rows: train again"),
+        (
+            "refit_agrees",
+            {"refit": AGREES | {"apart": 3.0, "column": "90th percentile"}},
+            0.6,
+            r"the 90th percentile is 3 apart on the 500 newest ones, 60% of the judged model's .* \(more than 50%\)",
+        ),
+        (
+            "refit_agrees",
+            {"refit": AGREES | {"final_error": 5.3}},
+            0.2,
+            "error there 5.300, judged 5.000 minutes: worse on rows that it has seen, so it learnt something else",
         ),
         ("model_bytes", {"model_bytes": 6_000_000}, 6e6, "6,000,000 bytes, more than 5,000,000"),
         ("row_microseconds", {"row_microseconds": 2500.0}, 2500.0, "2,500 µs"),
@@ -118,7 +162,7 @@ def test_without_a_champion_the_comparison_is_recorded_as_such():
 def test_a_gate_fails_with_its_reason(name, change, observed, reason):
     result = verdict(name, replace(GOOD, **change))
     assert not result.passed
-    assert result.observed == pytest.approx(observed) if observed is not None else result.observed is None
+    assert result.observed == pytest.approx(observed, rel=1e-5) if observed is not None else result.observed is None
     assert re.search(reason, result.reason), result.reason
 
 
@@ -136,7 +180,7 @@ def test_what_cannot_be_measured_does_not_pass(name):
     result = verdict(name, blind)
     assert not result.passed
     assert result.observed is None
-    assert result.reason.startswith(("not measurable", "the model has no prediction interval"))
+    assert result.reason.startswith(("not measurable", "the model has no prediction interval", "nothing was fitted"))
 
 
 @pytest.mark.parametrize(("name", "change"), [("slices", {"slices": []}), ("fairness", {"groups": GOOD.groups[2:]})])

@@ -20,6 +20,7 @@ from tests.training.templates import Trained
 from training import pipeline
 from training.dataset import build_dataset
 from training.errors import DatasetError, GatesNotPassed, RegistryUnavailable, TrainingError
+from training.lineage import render_tree
 from training.registry import ModelRegistry
 from training.spec import ModelSpec
 
@@ -91,7 +92,11 @@ def test_a_good_candidate_becomes_the_champion_with_its_lineage(candidate, setti
     reports = {"evaluation.json", "gates.json", "report.md", "report.html", "model_card.md"}
     assert listed == {"dataset.json", "serving", *reports}
     served = {Path(item.path).name for item in client.list_artifacts(made["run_id"], "serving")}
-    assert served == {"model.onnx", "bundle.json", "reference.parquet"}
+    assert served == {"model.onnx", "judged.onnx", "bundle.json", "reference.parquet"}
+    seen = evaluation["seen"]
+    assert (seen["judged"]["rows"], seen["registered"]["rows"]) == (evaluation["rows"]["train"], 3000)
+    assert version.tags["fitted_on"] == f"3000 rows of {seen['registered']['first']} to {seen['registered']['last']}"
+    assert "judged by the same models fitted on 2" in render_tree(ModelRegistry(settings, "delivery_time").lineage("1"))
 
 
 def test_the_trials_of_a_search_are_child_runs_of_the_training(stored, settings, spec):
@@ -308,6 +313,20 @@ def test_a_model_made_to_fail_a_gate_is_rejected_with_the_reason(candidate, sett
     assert f"{gate}: " in json.loads(line)["why"]
 
 
+def test_an_interval_of_one_width_fails_where_far_orders_are_less_certain_and_one_of_percentiles_does_not(
+    candidate, spec
+):
+    scatter = pl.Series(np.random.default_rng(2).normal(0, 15, 3000)) * (pl.col("distance_km") > 5)
+    rows = market(noise=0.5).with_columns(delivery_minutes=(pl.col("delivery_minutes") + scatter).clip(1, 180))
+    lenient = spec.with_thresholds({"slices": 2.0})
+    evaluation = candidate(rows, spec=replace(lenient, interval=None))
+    reason = failed(evaluation)["interval_parts"]
+    assert re.search(r"not within 75% to 85%: the interval holds .*% of \d+ rows, long distance \(> 5 km\)", reason), (
+        reason
+    )
+    assert "interval_parts" not in failed(candidate(rows, as_of=LATER, spec=lenient))
+
+
 def test_an_overfitted_model_fails_the_gap(candidate, spec):
     greedy = {
         "early_stopping": False,
@@ -332,10 +351,36 @@ def test_a_model_beyond_its_budget_is_rejected(candidate, spec, gate, budget, re
 def test_an_export_that_predicts_something_else_is_rejected(candidate, stored, settings, spec, monkeypatch):
     real = pipeline.to_onnx
     stored()
-    monkeypatch.setattr(pipeline, "to_onnx", lambda model, width: real(_shifted(model), width))
+    monkeypatch.setattr(pipeline, "to_onnx", lambda model, width, more: real(_shifted(model), width, more))
     pipeline.train(AS_OF, settings, spec)
     evaluation = pipeline.evaluate(AS_OF, settings, spec)
     assert "serving would answer something else" in failed(evaluation)["onnx_matches"]
+
+
+def test_a_version_that_learnt_something_else_from_all_rows_is_rejected(stored, settings, spec, monkeypatch):
+    real = pipeline.fit_again
+
+    def misread(fitted, dataset, spec):
+        """Labels of other rows, as a join that lost its order would give."""
+        mixed = dataset.rows().with_columns(pl.col("delivery_minutes").shuffle(seed=1))
+        return real(fitted, replace_rows(dataset, mixed), spec)
+
+    stored()
+    monkeypatch.setattr(pipeline, "fit_again", misread)
+    pipeline.train(AS_OF, settings, spec)
+    evaluation = pipeline.evaluate(AS_OF, settings, spec)
+    assert list(failed(evaluation)) == ["refit_agrees"]
+    assert "worse on rows that it has seen" in failed(evaluation)["refit_agrees"]
+    with pytest.raises(GatesNotPassed, match="refit_agrees: fitted again on all rows, the"):
+        pipeline.register(AS_OF, settings, spec)
+
+
+def replace_rows(dataset, rows):
+    class Other(type(dataset)):
+        def rows(self):
+            return rows
+
+    return Other(dataset.directory, dataset.description)
 
 
 def _shifted(model):
@@ -393,6 +438,47 @@ def test_a_champion_whose_inputs_are_gone_fails_the_comparison_with_advice(candi
     reason = failed(evaluation)["no_worse_than_champion"]
     assert "lacks its inputs ['distance_km']" in reason
     assert "python -m training promote" in reason
+
+
+def test_of_a_champion_its_judged_model_is_compared_which_has_not_seen_the_test_rows(candidate, settings, spec):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    evaluation = candidate(as_of=LATER)  # the same rows and models again, a day later
+    (gate,) = [gate for gate in evaluation["gates"] if gate["name"] == "no_worse_than_champion"]
+    # The champion's own model has learnt from these rows: it would seem better than it is.
+    assert "on the same 450 test rows" in gate["reason"]
+    assert "difference +0.000 [+0.000, +0.000]: no worse" in gate["reason"]
+    assert evaluation["refit"]["final_error"] < evaluation["refit"]["judged_error"]
+
+
+def test_a_champion_from_before_any_was_fitted_again_is_its_own_judged_model(candidate, settings, spec):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    source = ModelRegistry(settings, "delivery_time").champion().source
+    bundle = Path(source.removeprefix("file://"))
+    document = json.loads((bundle / "bundle.json").read_text())
+    document["trained_until"] = document.pop("judged")["trained_until"]
+    (bundle / "bundle.json").write_text(json.dumps(document))
+    (bundle / "judged.onnx").unlink()
+    evaluation = candidate(as_of=LATER)
+    (gate,) = [gate for gate in evaluation["gates"] if gate["name"] == "no_worse_than_champion"]
+    assert "on the same 450 test rows" in gate["reason"]
+    document["trained_until"] = AS_OF.isoformat()
+    (bundle / "bundle.json").write_text(json.dumps(document))
+    shutil.rmtree(settings.datasets / "bundles")
+    evaluation = candidate(market(seed=6), as_of=LATER)
+    assert "it was trained on rows until 2026-05-01" in failed(evaluation)["no_worse_than_champion"]
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(path.with_name("model.onnx").read_bytes())]
+)
+def test_a_champion_with_a_damaged_judged_model_fails_the_comparison(candidate, settings, spec, damage):
+    candidate()
+    pipeline.register(AS_OF, settings, spec)
+    damage(Path(ModelRegistry(settings, "delivery_time").champion().source.removeprefix("file://")) / "judged.onnx")
+    evaluation = candidate(as_of=LATER)
+    assert re.search(r"its bundle is damaged \(.*judged.onnx", failed(evaluation)["no_worse_than_champion"])
 
 
 def test_rows_that_the_champion_was_trained_on_do_not_count(candidate, settings, spec):
@@ -581,7 +667,9 @@ def test_an_unchanged_data_set_is_found_again_without_feast(stored, settings, sp
     population = replace(
         spec,
         population=lambda *_: (
-            market().lazy().with_columns(pl.lit("x").alias("restaurant_id"), pl.lit("x").alias("driver_id"))
+            market()
+            .lazy()
+            .with_columns(*(pl.lit("x").alias(name) for name in ("restaurant_id", "driver_id")), promised_minutes=1.0)
         ),
     )
     monkeypatch.setattr("training.dataset.with_features", features)

@@ -14,13 +14,15 @@ import polars as pl
 import pytest
 
 from tests.training.conftest import DRIVER_MEAN, market
+from training.availability import Availability
 from training.bundle import verify_bundle, write_bundle
 from training.errors import BundleMismatch, DatasetError
-from training.evaluate import conformal_offsets, evaluate
+from training.evaluate import evaluate
 from training.export import OnnxModel, to_onnx
+from training.intervals import conformal_offsets
 from training.spec import SearchSpec, SliceSpec
 from training.split import rolling_origins, split_by_time
-from training.train import candidates, fit, hide, matrix, training_matrix
+from training.train import candidates, fit, fit_again, hide, matrix, training_matrix
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_missing_values_reach_the_model_as_nan(dataset):
 
 
 def test_the_driver_is_hidden_on_its_share_of_the_train_rows_and_nothing_else_is(split, dataset, spec):
-    full, seen = matrix(split.train, dataset.inputs), training_matrix(split, dataset, spec)
+    full, seen = matrix(split.train, dataset.inputs), training_matrix(split.train, dataset, spec)
     driver = dataset.inputs.index(DRIVER_MEAN)
     assert np.isnan(seen[:, driver]).mean() == pytest.approx(0.5, abs=0.05)
     np.testing.assert_array_equal(np.delete(seen, driver, 1), np.delete(full, driver, 1))
@@ -95,6 +97,24 @@ def test_over_rolling_origins_the_best_is_found_and_fitted_again_on_all_train_ro
     np.testing.assert_array_equal(fitted.model.predict(values), alone.model.predict(values))
 
 
+def test_fitted_again_is_the_same_on_all_rows_with_as_many_iterations(stored, spec):
+    newest = pl.col("placed_at").rank() > 0.9 * 3000  # a world that changed after all that train and validation saw
+    dataset = stored(market().with_columns(delivery_minutes=pl.col("delivery_minutes") + newest * 30))
+    split = split_by_time(dataset.rows(), spec)
+    judged = fit(split, dataset, spec)
+    again = fit_again(judged, dataset, spec)
+    assert [one.n_iter_ for one in (again.model, *again.quantiles)] == [
+        one.n_iter_ for one in (judged.model, *judged.quantiles)
+    ]
+    assert not again.model.early_stopping
+    assert again.parameters == {**judged.parameters, "early_stopping": False, "max_iter": judged.model.n_iter_}
+    values = hide(matrix(dataset.rows(), dataset.inputs), dataset, spec, 1.0)
+    grown = again.answers(values, spec)[:, 2].mean() - judged.answers(values, spec)[:, 2].mean()
+    assert grown > 5  # the 90th percentile knows of the tenth that is 30 minutes slower
+    stump = fit(split, dataset, replace(spec, candidates=({"early_stopping": False, "max_iter": 2},)))
+    assert fit_again(stump, dataset, spec).model.max_iter == 2
+
+
 def test_a_feature_without_any_value_does_not_stop_the_fit_nor_count(stored, spec):
     bare = stored(market().with_columns(pl.lit(None, pl.Float64).alias("distance_km")))
     split = split_by_time(bare.rows(), spec)
@@ -105,9 +125,9 @@ def test_a_feature_without_any_value_does_not_stop_the_fit_nor_count(stored, spe
 
 
 def test_conformal_offsets_are_order_statistics():
-    assert conformal_offsets(np.arange(1.0, 10.0)) == (1.0, 9.0)
-    assert conformal_offsets(np.arange(1.0, 100.0)) == (10.0, 90.0)
-    assert conformal_offsets(np.array([2.0])) == (2.0, 2.0)
+    assert conformal_offsets(np.arange(1.0, 10.0), np.arange(1.0, 10.0) - 5) == (1.0, 4.0)
+    assert conformal_offsets(np.arange(1.0, 100.0), np.arange(1.0, 100.0)) == (10.0, 90.0)
+    assert conformal_offsets(np.array([2.0]), np.array([3.0])) == (2.0, 3.0)
 
 
 def test_onnx_predicts_what_the_estimator_predicts_with_values_missing(split, dataset, spec, fitted):
@@ -141,9 +161,15 @@ def test_slices_are_measured_and_what_cannot_be_is_listed(split, dataset, spec, 
     assert [row["note"][:20] for row in found[5:]] == ["fewer than 50 rows", 'no column "rain"']
 
 
+def write(directory, fitted, split, dataset, spec) -> None:
+    final = fit_again(fitted, dataset, spec)
+    onnx = [to_onnx(one.model, len(dataset.inputs), one.quantiles) for one in (final, fitted)]
+    evaluation = evaluate(fitted.model.predict, split, dataset, spec, OnnxModel(onnx[1]).ranges)
+    write_bundle(directory, *onnx, evaluation, split, dataset, spec)
+
+
 def test_a_bundle_holds_what_serving_needs(split, dataset, spec, fitted, tmp_path):
-    evaluation = evaluate(fitted.model.predict, split, dataset, spec)
-    write_bundle(tmp_path, to_onnx(fitted.model, len(dataset.inputs)), evaluation, split, dataset, spec)
+    write(tmp_path, fitted, split, dataset, spec)
     bundle = json.loads((tmp_path / "bundle.json").read_text())
     assert [item["name"] for item in bundle["inputs"]] == dataset.inputs
     described = {"name", "source", "view", "feature", "dtype", "median", "minimum", "maximum", "null_rate"}
@@ -152,28 +178,41 @@ def test_a_bundle_holds_what_serving_needs(split, dataset, spec, fitted, tmp_pat
     assert [item["null_rate"] for item in bundle["inputs"]] == pytest.approx(nulls)
     assert (bundle["label_maximum"], bundle["population"]) == (spec.limits.label_maximum, dict(spec.asks))
     assert bundle["views"] == dataset.description["views"]
-    assert bundle["interval"]["p10_offset"] < 0 < bundle["interval"]["p90_offset"]
-    assert len(bundle["self_test"]["inputs"]) == len(bundle["self_test"]["predictions"]) == 5
+    assert bundle["interval"]["views"] == ["restaurant_stats", "driver_stats"]
+    usual = next(one for one in bundle["interval"]["patterns"] if one["absent"] == ["driver_stats"])
+    assert {name: bundle["interval"][name] for name in ("p10_offset", "p90_offset")}.items() <= usual.items()
+    assert {len(bundle["self_test"][name]) for name in ("inputs", "predictions", "intervals")} == {5}
     assert bundle["self_test"]["inputs"][4] == [None] * 5
     reference = pl.read_parquet(tmp_path / "reference.parquet")
     assert reference.columns == [*dataset.inputs, "prediction", "label"]
-    assert reference.height == split.train.height
+    assert reference.height == dataset.rows().height  # it was fitted on all of them
     assert reference[DRIVER_MEAN].null_count() / reference.height == pytest.approx(0.5, abs=0.05)
 
 
 def test_serving_reads_the_bundle(split, dataset, spec, fitted, tmp_path):
     from serving.bundle import Bundle
 
-    evaluation = evaluate(fitted.model.predict, split, dataset, spec)
-    write_bundle(tmp_path, to_onnx(fitted.model, len(dataset.inputs)), evaluation, split, dataset, spec)
+    write(tmp_path, fitted, split, dataset, spec)
     bundle = Bundle.load(tmp_path)
     values = matrix(split.test, dataset.inputs)
-    np.testing.assert_allclose(bundle.predict(values), fitted.model.predict(values), atol=1e-3)
+    final = fit_again(fitted, dataset, spec)
+    np.testing.assert_allclose(bundle.predict(values), final.answers(values, spec)[:, 0], atol=1e-3)
+    assert bundle.verify() <= 1e-3
+    document = json.loads((tmp_path / "bundle.json").read_text())
+    for absent in ((), ("driver_stats",), ("restaurant_stats",), ("restaurant_stats", "driver_stats")):
+        rows = Availability.of(dataset).without(values, absent)
+        usual = ~np.isnan(values[:, 0]) | ("restaurant_stats" in absent)  # those that lack nothing else
+        pattern = next(one for one in document["interval"]["patterns"] if set(one["absent"]) == set(absent))
+        expected = final.answers(rows, spec)
+        found = bundle.estimate(rows)
+        low = np.minimum(expected[:, 1] + pattern["p10_offset"], expected[:, 0])
+        np.testing.assert_allclose(np.array(found.p10)[usual], low[usual], atol=1e-3)
+        high = np.maximum(expected[:, 2] + pattern["p90_offset"], expected[:, 0])
+        np.testing.assert_allclose(np.array(found.p90)[usual], high[usual], atol=1e-3)
 
 
 def test_a_bundle_of_two_models_is_refused(split, dataset, spec, fitted, tmp_path):
-    evaluation = evaluate(fitted.model.predict, split, dataset, spec)
-    write_bundle(tmp_path, to_onnx(fitted.model, len(dataset.inputs)), evaluation, split, dataset, spec)
+    write(tmp_path, fitted, split, dataset, spec)
     other = fit(split, dataset, replace(spec, candidates=({"max_iter": 2},)))
     (tmp_path / "model.onnx").write_bytes(to_onnx(other.model, len(dataset.inputs)))
     with pytest.raises(BundleMismatch, match=r"differs from its own self-test .*: train again"):
