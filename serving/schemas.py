@@ -46,8 +46,6 @@ def _id(value: object) -> object:
         raise ValueError(f"an id that {error}") from error
 
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-WholeNumber = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
 _INSTANT_SCHEMA = {"type": "string", "format": "date-time", "pattern": "^20[0-9]{2}-"}
 Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
 _ID_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH}
@@ -55,9 +53,16 @@ Identifier = Annotated[str, BeforeValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 """An id as every door reads it; a whole number is taken as its text."""
 
 
-def _number(name: str) -> Any:
+def _limits(name: str) -> Any:
     one = FIELDS[REQUEST_FIELDS.index(name)]
-    return Field(default=None, ge=one.minimum, le=one.maximum, description=f"In {one.unit}: {one.description}.")
+    finite = {} if one.whole else {"allow_inf_nan": False}
+    return Field(strict=True, ge=one.minimum, le=one.maximum, description=f"{one.description}, {one.unit}", **finite)
+
+
+Distance = Annotated[float, _limits("distance_km")]
+ItemCount = Annotated[int, _limits("item_count"), BeforeValidator(_whole)]
+OrderValue = Annotated[float, _limits("order_value")]
+Promise = Annotated[float, _limits("promised_minutes")]
 
 
 class OrderRequest(BaseModel):
@@ -98,10 +103,10 @@ class OrderRequest(BaseModel):
         strict=True,
         description="Whether it is for now; a scheduled order is outside of what the model was trained on.",
     )
-    distance_km: Number | None = _number("distance_km")
-    item_count: WholeNumber | None = _number("item_count")
-    order_value: Number | None = _number("order_value")
-    promised_minutes: Number | None = _number("promised_minutes")
+    distance_km: Distance | None = None
+    item_count: ItemCount | None = None
+    order_value: OrderValue | None = None
+    promised_minutes: Promise | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -224,7 +224,7 @@ def test_a_way_of_predicting_that_differs_from_training_fails_the_self_test(
 ):
     bundle = Bundle.load(bundle_dir)
     if way == "alone":
-        monkeypatch.setattr(type(bundle._one_row), "predict", lambda self, row: 99.0)
+        monkeypatch.setattr(type(bundle._one_row), "predict", lambda self, row: [99.0])
     else:
         monkeypatch.setattr(Bundle, "predict", lambda self, rows: np.full(len(rows), 99.0))
 

@@ -22,7 +22,7 @@ from training.export import OnnxModel, to_onnx
 from training.intervals import conformal_offsets
 from training.spec import SearchSpec, SliceSpec
 from training.split import rolling_origins, split_by_time
-from training.train import candidates, fit, fit_again, hide, matrix, training_matrix
+from training.train import candidates, fit, fit_again, hide, known_rows, matrix, training_matrix
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_bundle_holds_what_serving_needs(split, dataset, spec, fitted, tmp_pat
     assert [item["name"] for item in bundle["inputs"]] == dataset.inputs
     described = {"name", "source", "view", "feature", "dtype", "median", "minimum", "maximum", "null_rate"}
     assert set(bundle["inputs"][0]) == described
-    nulls = np.isnan(training_matrix(split, dataset, spec)).mean(axis=0)
+    nulls = np.isnan(training_matrix(known_rows(dataset, spec), dataset, spec)).mean(axis=0)
     assert [item["null_rate"] for item in bundle["inputs"]] == pytest.approx(nulls)
     assert (bundle["label_maximum"], bundle["population"]) == (spec.limits.label_maximum, dict(spec.asks))
     assert bundle["views"] == dataset.description["views"]
