@@ -55,8 +55,8 @@ Identifier = Annotated[str, BeforeValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 
 def _limits(name: str) -> Any:
     one = FIELDS[REQUEST_FIELDS.index(name)]
-    finite = {} if one.whole else {"allow_inf_nan": False}
-    return Field(strict=True, ge=one.minimum, le=one.maximum, description=f"{one.description}, {one.unit}", **finite)
+    told, infinite = f"{one.description}, {one.unit}", None if one.whole else False
+    return Field(strict=True, ge=one.minimum, le=one.maximum, allow_inf_nan=infinite, description=told)
 
 
 Distance = Annotated[float, _limits("distance_km")]

@@ -661,7 +661,8 @@ def test_the_documentation_shows_examples_and_problem_documents(client: httpx.Cl
     assert rows["items"]["anyOf"][0] == {"$ref": "#/components/schemas/OrderRequest"}
     assert schemas["OrderRequest"]["required"] == ["restaurant_id"]
     count = schemas["OrderRequest"]["properties"]["item_count"]["anyOf"][0]
-    assert count == {"type": "integer", "minimum": 1, "maximum": 1000}
+    assert (count["type"], count["minimum"], count["maximum"]) == ("integer", 1, 1000)
+    assert count["description"] == "number of items ordered, items"
     responses = schema["paths"]["/predict"]["post"]["responses"]
     assert sorted(responses) == ["200", "400", "401", "408", "413", "422", "500", "503"]
     assert list(responses["422"]["content"]) == ["application/problem+json"]
