@@ -71,6 +71,8 @@ def requests_as_placed(settings: Settings, placed: Window, as_of: datetime) -> p
     polars.LazyFrame
         `order_id` and `REQUEST_FIELDS`, one row per order placed in the window.
     """
+    if as_of < placed.start:
+        return pl.LazyFrame(schema={name: LAKE_SCHEMA[name] for name in ("order_id", *REQUEST_FIELDS)})
     return (
         order_versions(settings, Window(placed.start, floor_hour(as_of) + HOUR))
         .filter(pl.col("known_at") <= as_of)
