@@ -23,6 +23,10 @@ os.environ.update(
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
     # Idle OpenMP threads sleep: on a busy machine they would otherwise spin, and fits take several times as long.
     OMP_WAIT_POLICY="PASSIVE",
+    # Each of the suite's processes has one core: more threads would only wait for each other's.
+    OMP_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
+    POLARS_MAX_THREADS="1",
 )
 
 # Child processes import Feast as quickly.
