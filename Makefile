@@ -54,7 +54,7 @@ ingest: needs.ORDERS needs.MAPPING setup ## Bring orders in: ORDERS=file, glob o
 	@$(PY) -m feature_repo.orders "$(ORDERS)" "$(MAPPING)" $(DECIDED)
 
 profile: needs.ORDERS setup ## A mapping to start from, for orders that you have: ORDERS= (TABLE=); with MAPPING=, what they allow
-	@$(PY) -m feature_repo.orders.profile $(if $(TABLE),--table "$(TABLE)") "$(ORDERS)" $(if $(MAPPING),"$(MAPPING)")
+	@$(PY) -m stack.profile $(if $(TABLE),--table "$(TABLE)") "$(ORDERS)" $(if $(MAPPING),"$(MAPPING)")
 
 apply: setup ## Register the feature definitions
 	@$(WITH_REDIS) $(PY) -m feature_repo apply

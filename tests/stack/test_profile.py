@@ -11,8 +11,8 @@ import pytest
 
 from config import Settings, get_settings
 from feature_repo.orders.mapping_file import load_mapping
-from feature_repo.orders.profile.__main__ import main
-from feature_repo.orders.profile.roles import words_of
+from stack.profile.__main__ import main
+from stack.profile.roles import words_of
 
 FIRST = datetime(2026, 5, 11, 11, 20, tzinfo=UTC)
 
@@ -189,6 +189,18 @@ def test_of_a_database_with_several_tables_one_has_to_be_named(tmp_path, propose
     assert "has the tables ['deliveries', 'staff']: say which one" in capsys.readouterr().err
     status, _, mapping = proposed(url, "--table", "deliveries")
     assert (status, mapping.read.table) == (0, "deliveries")
+
+
+def test_a_noisy_market_gets_thresholds_that_a_constant_would_reach(tmp_path, proposed):
+    def delivered(at: int) -> str:
+        return f"{FIRST + at * timedelta(hours=5, minutes=7) + timedelta(minutes=20 + at * 37 % 100):%Y-%m-%d %H:%M:%S}"
+
+    noisy = [row | {"actual_delivery_time": delivered(at)} for at, row in enumerate(orders())]
+    status, told, mapping = proposed(write(tmp_path / "noisy.csv", noisy))
+    assert status == 0
+    assert mapping.gate_thresholds == {"delivery_time": {"validation_mae": 25.1, "slices": 3.1}}
+    assert "to be beaten      25.1 min" in told
+    assert proposed(write(tmp_path / "calm.csv", orders()))[2].gate_thresholds == {}
 
 
 def test_a_file_that_is_none_is_refused_as_an_ingestion_would(tmp_path, settings, capsys):

@@ -1,4 +1,4 @@
-"""`python -m feature_repo.orders.profile ORDERS [MAPPING]`: what an export holds, and what it allows.
+"""`python -m stack.profile ORDERS [MAPPING]`: what an export holds, and what it allows.
 
 Without a mapping it proposes one, as YAML on the standard output, in which all that is not a mapping is a comment.
 """
@@ -6,6 +6,7 @@ Without a mapping it proposes one, as YAML on the standard output, in which all 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 import sys
@@ -17,8 +18,8 @@ import duckdb
 
 from config import Settings, get_settings
 from feature_repo.orders.mapping_file import MappingError
-from feature_repo.orders.profile import allowed, columns, form, proposal
 from feature_repo.orders.source import count_rows, hide_password, source_columns
+from stack.profile import allowed, columns, form, proposal
 
 
 def profile(orders: str, table: str | None, settings: Settings) -> tuple[str, bool]:
@@ -45,16 +46,19 @@ def profile(orders: str, table: str | None, settings: Settings) -> tuple[str, bo
         said = [f"{rows:,} rows read from {hide_password(orders)}, {len(looked)} columns"]
         said += [f"QUESTION  {question}" for question in made.questions]
         told, works = ["not tried, as a column is missing"], False
+        thresholds: dict[str, float] = {}
         if made.is_complete:
-            told, works = _try(orders, text, settings, Path(folder))
-    return "\n".join(
-        [*(f"# {line}" for line in said), text, "# Tried on all rows:", *(f"# {line}" for line in told)]
-    ), works
+            told, works, thresholds = _try(orders, text, settings, Path(folder))
+    gates = ["# What always saying the median would reach; lower it when a model has run.", "gate_thresholds:"]
+    gates.append(f"  delivery_time: {json.dumps(thresholds)}")
+    comments = [f"# {line}" for line in told]
+    lines = [*(f"# {line}" for line in said), text, *gates * bool(thresholds), "# Tried on all rows:", *comments]
+    return "\n".join(lines), works
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 if the orders can be brought in, 1 if questions are open before that, 2 if unreadable."""
-    parser = argparse.ArgumentParser(prog="python -m feature_repo.orders.profile", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m stack.profile", description=__doc__)
     parser.add_argument("orders", metavar="ORDERS", help="path or glob of CSV or Parquet files, or a database URL")
     parser.add_argument("mapping", metavar="MAPPING", type=Path, nargs="?", help="say what the orders allow by it")
     parser.add_argument("--table", help="of a database with several tables")
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         if given.mapping is not None:
-            print("\n".join(allowed.tell(given.orders, given.mapping, get_settings())))
+            print("\n".join(allowed.tell(given.orders, given.mapping, get_settings()).lines))
             return 0
         text, works = profile(given.orders, given.table, get_settings())
     except MappingError as error:
@@ -72,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if works else 1
 
 
-def _try(orders: str, text: str, settings: Settings, folder: Path) -> tuple[list[str], bool]:
+def _try(orders: str, text: str, settings: Settings, folder: Path) -> tuple[list[str], bool, dict[str, float]]:
     path = folder / "proposal.yaml"
     path.write_text(text + "\n", encoding="utf-8")
     try:
-        return allowed.tell(orders, path, settings), True
+        found = allowed.tell(orders, path, settings)
     except MappingError as error:
-        return [f"nothing could be brought in: {line}" for line in str(error).splitlines()], False
+        return [f"nothing could be brought in: {line}" for line in str(error).splitlines()], False, {}
+    return found.lines, True, allowed.gate_thresholds(found.median_error)
 
 
 def _name(orders: str, table: str | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from feature_repo.orders.profile.columns import Column
+from stack.profile.columns import Column
 
 Confidence = Literal["sure", "likely"]
 CONFIDENCES: tuple[Confidence, ...] = ("sure", "likely")

@@ -11,10 +11,10 @@ from itertools import combinations
 import duckdb
 
 from feature_repo.orders.mapping_file import REQUIRED_IN_MAPPING, Read
-from feature_repo.orders.profile.columns import Column
-from feature_repo.orders.profile.roles import Guess, assign
 from feature_repo.orders.reading.sql import literal, quoted
 from feature_repo.orders.schema import LANDING_SCHEMA, STAGE_TIMES
+from stack.profile.columns import Column
+from stack.profile.roles import Guess, assign
 
 _UNKNOWN_WHEN_PLACED = ("driver_id", "accepted_at", "picked_up_at", "delivered_at", "cancelled_at")
 _MILE, _METRE = 1.609344, 0.001
