@@ -10,10 +10,12 @@ import re
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from config.zones import time_zone
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVELOPMENT_API_KEY = "development-only"
@@ -44,6 +46,11 @@ class Settings(BaseSettings):
     lateness_horizon_hours: int = Field(default=72, ge=1)
     publication_delay_minutes: int = Field(default=10, ge=0, lt=60)
     live_publication_delay_minutes: int = Field(default=2, ge=0, lt=60)
+
+    # By which clock the market lives, and its full hours of lunch and dinner (docs/features.md, "The market's clock").
+    # Without a zone, the one that was noted with the mapping of the orders, else UTC.
+    market_zone: str | None = None
+    peak_hours: Annotated[tuple[int, ...], NoDecode] = (11, 12, 13, 18, 19, 20)
 
     # Ingestion: what counts as an outlier in time, see docs/inputs.md. Versions with more than `span_gap_days` between
     # them and all others are set aside when they are fewer than this share of the largest group; with more than
@@ -124,6 +131,30 @@ class Settings(BaseSettings):
         if blank:
             raise ValueError(f"ETA_API_KEYS has blank keys or names ({blank}): leave them out, or set them")
         return keys
+
+    @field_validator("market_zone")
+    @classmethod
+    def _known_zone(cls, name: str | None) -> str | None:
+        if name is None or not name.strip():
+            return None
+        try:
+            return time_zone(name)
+        except ValueError as error:
+            raise ValueError(f"ETA_MARKET_ZONE: {error}") from error
+
+    @field_validator("peak_hours", mode="before")
+    @classmethod
+    def _hours_of_a_day(cls, given: Any) -> tuple[int, ...]:
+        words = given.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(given, str) else given
+        texts = [str(word).strip() for word in words]
+        hours = [int(text) for text in texts if re.fullmatch(r"[0-9]{1,2}", text)]
+        odd = sorted({text for text in texts if text not in map(str, range(24)) or texts.count(text) > 1})
+        if odd or not 0 < len(hours) < 24:
+            raise ValueError(
+                f"ETA_PEAK_HOURS={','.join(texts)}: write full hours of the day, 0 to 23, each once, at least one and "
+                f"not all, such as 11,12,13,18,19,20{f' (at fault: {odd})' if odd else ''}"
+            )
+        return tuple(sorted(hours))
 
     @field_validator("data_dir", mode="before")
     @classmethod

@@ -101,12 +101,19 @@ def bring_in(
             first_known=span[0],
             last_known=span[1],
             complete_until=watermark.complete_until,
+            market_clock=_market_clock(plan, settings),
             behind_watermark=written.behind,
             withdrawn=count_withdrawn(connection, plan.corrections, _told(plan)),
             files=[str(path) for path in written.files],
             told=[*reading_notes(connection), *converted.told],
             allowed=record.allowed,
         )
+
+
+def _market_clock(plan: Mapping, settings: Settings) -> str:
+    if settings.market_zone:
+        return f"{settings.market_zone} (ETA_MARKET_ZONE)"
+    return f"{plan.market_zone} ({'time.market_zone' if plan.time.market_zone else 'time.zone; no time.market_zone'})"
 
 
 def _told(plan: Mapping) -> set[str]:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from config.zones import time_zone
 from feature_repo.orders.fold import correctable
 from feature_repo.orders.schema import LANDING_SCHEMA
 
@@ -41,13 +41,6 @@ def _canonical(name: str) -> str:
             f"{name!r} is not a canonical column.{suggest(name, LANDING_SCHEMA)} Known: {[*LANDING_SCHEMA]}"
         )
     return name
-
-
-def _zone(name: str) -> str:
-    try:
-        return ZoneInfo(name).key
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"{name!r} is no time zone; write one like 'UTC' or 'Europe/Paris'") from error
 
 
 def _format(text: str) -> str:
@@ -94,6 +87,7 @@ _FORMATS_OF = {"table": ("sql",), "query": ("sql",)}
 
 Column = Annotated[str, AfterValidator(_canonical)]
 Columns = dict[Column, SQLValue]
+Zone = Annotated[str, AfterValidator(time_zone)]
 
 
 class _Model(BaseModel):
@@ -137,9 +131,11 @@ class Read(_Model):
 
 
 class Time(_Model):
-    """How times without a zone are meant, and how text becomes a time."""
+    """How times without a zone are meant, how text becomes a time, and by which clock the market lives."""
 
-    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    zone: Zone = "UTC"
+    market_zone: Zone | None = None
+    """Whose hours and weekdays the features name; see `market`."""
     formats: list[Annotated[str, AfterValidator(_format)]] = Field(default_factory=list)
     ambiguous: Literal["refuse", "earlier", "later"] = "refuse"
     """A local hour that the clocks of the zone have twice."""
@@ -190,6 +186,11 @@ class Mapping(_Model):
         if self.name == "simulator":
             raise ValueError("name: 'simulator' is taken by the simulator, choose another")
         return self
+
+    @property
+    def market_zone(self) -> str:
+        """The zone whose clock customers eat by: as said, else that of the times."""
+        return self.time.market_zone or self.time.zone
 
     @property
     def mapped(self) -> list[str]:

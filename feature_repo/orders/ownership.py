@@ -48,6 +48,8 @@ class Record:
         Versions that have landed; None in a folder from before they were counted.
     columns : list of str
         Canonical columns that the mapping fills.
+    market_zone : str, optional
+        By which clock the market lives; None in a folder from before that was noted.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Record:
     allowed: list[str] = field(default_factory=list)
     landed: int | None = None
     columns: list[str] = field(default_factory=list)
+    market_zone: str | None = None
 
     def after(self, formats: Iterable[tuple[str, str]], allowed: Iterable[str], landed: int) -> Record:
         """The record with what one more ingestion decided and landed."""
@@ -118,18 +121,20 @@ def require_own_landing(plan: Mapping, settings: Settings) -> tuple[Watermark | 
             f"the mapping {plan.name!r} has changed since orders were landed in {settings.landing_orders}; the same "
             f"orders would come in a second time with other values: {other}"
         )
-    return watermark, replace(record or Record(plan.name, _plan_hash(plan), landed=0), columns=plan.mapped)
+    record = record or Record(plan.name, _plan_hash(plan), landed=0)
+    return watermark, replace(record, columns=plan.mapped, market_zone=plan.market_zone)
 
 
 def _plan_hash(plan: Mapping) -> str:
     """Identifies what the mapping makes of a row; where rows are read from does not matter.
 
-    Options of `time` that are as they were before there were any leave the hash as it was.
+    Options of `time` that are as they were before there were any leave the hash as it was. The market's zone is no part
+    of it: orders are kept in UTC, whatever their hours are called.
     """
     meaning: dict[str, Any] = plan.model_dump(mode="json", include={"columns", "time", "where", "versions"})
     options = {name: about.default for name, about in Time.model_fields.items() if name not in ("zone", "formats")}
     unset = [name for name, default in options.items() if meaning["time"][name] == default]
-    meaning["time"] = {name: value for name, value in meaning["time"].items() if name not in unset}
+    meaning["time"] = {name: value for name, value in meaning["time"].items() if name not in (*unset, "market_zone")}
     meaning |= plan.read.model_dump(include={"decimal", "thousands"}, exclude_defaults=True)
     if plan.corrections:
         meaning["corrections"] = sorted(plan.corrections)

@@ -31,6 +31,8 @@ class IngestReport:
         Span of the versions' `known_at`, UTC.
     complete_until : datetime
         The new watermark.
+    market_clock : str
+        The zone whose hours and weekdays the features name, and who said so.
     behind_watermark : int
         Landed versions that were known before the watermark of an earlier ingestion: hours that may have been run.
     withdrawn : int
@@ -56,6 +58,7 @@ class IngestReport:
     first_known: datetime
     last_known: datetime
     complete_until: datetime
+    market_clock: str
     behind_watermark: int
     withdrawn: int
     files: list[str] = field(repr=False)
@@ -73,6 +76,7 @@ class IngestReport:
             f"  landed            {self.landed:,} order versions in {len(self.files)} files",
             f"  known             {self.first_known:%Y-%m-%d %H:%M} to {self.last_known:%Y-%m-%d %H:%M} UTC",
             f"  complete until    {self.complete_until:%Y-%m-%d %H:%M} UTC",
+            f"  market's clock    {self.market_clock}",
         ]
         counts = {
             "rows filtered": self.rows_filtered,

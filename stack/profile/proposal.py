@@ -90,7 +90,7 @@ def render(made: Proposal, columns: Sequence[Column]) -> str:
         marked = "" if role not in sure or sure[role].confidence == "sure" else "  # likely; check it"
         lines.append(f"  {role}: {_yaml(made.columns[role])}{marked}")
     lines += [f"  # {role}: ?" for role in REQUIRED_IN_MAPPING if role not in made.columns]
-    lines += ["time:", "  zone: UTC"]
+    lines += ["time:", "  zone: UTC", "  # market_zone: ?"]
     lines += [f"  formats: {json.dumps(made.formats)}"] * bool(made.formats)
     if made.versions:
         hidden = [name for name in _UNKNOWN_WHEN_PLACED if name in made.columns]
@@ -200,6 +200,10 @@ def _ask_for_the_zone(made: Proposal, columns: Sequence[Column]) -> None:
         made.questions.append(
             f"time.zone: {naive} name no zone; UTC is a guess, write the one of the clock they are of"
         )
+    made.questions.append(
+        "time.market_zone: by which clock do people order, as 'Europe/Paris'? Peak hours and weekdays are named by it; "
+        "without it, time.zone is taken"
+    )
 
 
 def _ask_for_versions(made: Proposal, by_role: dict[str, Column]) -> None:

@@ -103,3 +103,53 @@ def test_an_address_is_no_data_directory(address, monkeypatch):
     monkeypatch.setenv("ETA_DATA_DIR", address)
     with pytest.raises(ValidationError, match=f"ETA_DATA_DIR={address} is an address"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("zone", "near"),
+    [
+        ("Europe/Berlim", "Did you mean 'Europe/Berlin'?"),
+        ("europe/berlin", "Did you mean 'Europe/Berlin'?"),
+        ("los angeles", "Did you mean 'America/Los_Angeles'?"),
+        ("Middle-earth/Bree", "write one like 'UTC' or 'Europe/Paris'."),
+        ("localtime", "write one like"),
+        ("../etc/passwd", "write one like"),
+    ],
+)
+def test_a_market_zone_that_does_not_exist_is_refused_with_what_to_write(zone, near, monkeypatch):
+    monkeypatch.setenv("ETA_MARKET_ZONE", zone)
+    with pytest.raises(ValidationError) as error:
+        Settings(_env_file=None)
+    assert f"ETA_MARKET_ZONE: {zone!r} is no time zone" in str(error.value)
+    assert near in str(error.value)
+
+
+@pytest.mark.parametrize(("given", "zone"), [("Asia/Kolkata", "Asia/Kolkata"), ("", None), (" ", None)])
+def test_a_blank_market_zone_is_none(given, zone, monkeypatch):
+    monkeypatch.setenv("ETA_MARKET_ZONE", given)
+    assert Settings(_env_file=None).market_zone == zone
+
+
+@pytest.mark.parametrize("given", ["[20, 12, 0]", "20,12,0", " 0, 12,20 "])
+def test_peak_hours_are_hours_of_a_day(given, monkeypatch):
+    monkeypatch.setenv("ETA_PEAK_HOURS", given)
+    assert Settings(_env_file=None).peak_hours == (0, 12, 20)
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("[11, 24]", r"at fault: \['24'\]"),
+        ("11-14", r"at fault: \['11-14'\]"),
+        ("-1,3", r"at fault: \['-1'\]"),
+        ("7,7", r"at fault: \['7'\]"),
+        ("11.5", r"at fault: \['11.5'\]"),
+        ("", "at least one and not all"),
+        ("[]", "at least one and not all"),
+        (",".join(map(str, range(24))), "at least one and not all"),
+    ],
+)
+def test_other_peak_hours_are_refused_with_those_at_fault(given, fault, monkeypatch):
+    monkeypatch.setenv("ETA_PEAK_HOURS", given)
+    with pytest.raises(ValidationError, match=rf"ETA_PEAK_HOURS=.*{fault}"):
+        Settings(_env_file=None)

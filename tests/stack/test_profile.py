@@ -86,6 +86,8 @@ def test_times_are_read_by_the_formats_that_fit_them(form, formats, tmp_path, pr
     assert status == 0
     assert mapping.time.formats == formats
     assert ("name no zone" in questions(told)) != form.endswith("Z")
+    assert "time.market_zone: by which clock do people order" in questions(told)
+    assert "\n  zone: UTC\n  # market_zone: ?\n" in told
 
 
 def test_days_and_months_that_can_be_exchanged_are_asked_and_not_brought_in(tmp_path, proposed):

@@ -352,6 +352,12 @@ def test_a_database_query_is_read_from_duckdb(ingest, tmp_path, settings):
         ),
         ({"columns": {"order_id": None}}, r"columns: \['order_id'\] must be mapped"),
         ({"time": {"zone": "Europe/Pari"}}, r"time.zone: 'Europe/Pari' is no time zone"),
+        (
+            {"time": {"market_zone": "Kolkatta"}},
+            r"time.market_zone: 'Kolkatta' is no time zone; write one like .*Did you mean 'Asia/Kolkata'\?",
+        ),
+        ({"time": {"zone": "localtime"}}, r"time.zone: 'localtime' is no time zone"),
+        ({"time": {"zone": "right/Europe/Paris"}}, r"time.zone: 'right/Europe/Paris' is no time zone"),
         ({"time": {"formats": ["iso"]}}, r"time.formats.0: 'iso' is no time format"),
         ({"colums": {}}, r"colums: unknown field. Did you mean 'columns'\?"),
         ({"read": {"format": "csv", "delimeter": ";"}}, r"read.delimeter: unknown field. Did you mean 'delimiter'\?"),
