@@ -162,6 +162,7 @@ def write_model(directory: Path = MODEL, shift: float = 0.0) -> Any:
         "feature_service": "benchmark",
         "project": PROJECT,
         "request_function_version": REQUEST_FUNCTION_VERSION,
+        "clock": {"zone": "Europe/Berlin", "peak_hours": [11, 12, 13, 18, 19, 20]},
         "views": [
             {"name": view, "join_key": key, "ttl_seconds": TTL.total_seconds(), "features": FEATURES}
             for view, key in VIEWS.items()

@@ -190,6 +190,7 @@ def model(service: ServiceOf) -> ModelDescription:
         inputs=list(current.bundle.input_names),
         interval=document.interval.model_dump(mode="json", exclude_defaults=True),
         metrics=dict(document.metrics),
+        clock=document.clock and document.clock.model_dump(mode="json"),
     )
     return ModelDescription(
         **kept,

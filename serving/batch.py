@@ -23,6 +23,7 @@ import polars as pl
 from config import Settings, get_settings
 from feature_repo.orders.history import latest_orders, requests_as_placed
 from feature_repo.request_fields import REQUEST_FIELDS
+from feature_repo.transforms.request_time import calendar
 from feature_repo.window import Window
 from serving.bundle import BUNDLE_FILES, Bundle
 from serving.errors import BundleError, NoChampion, RegistryUnavailable, ServingError
@@ -197,8 +198,13 @@ def historical_inputs(
             f"the feature service {bundle.document.feature_service} no longer gives {missing}: "
             "apply the definitions that the model was trained with, or train it again"
         )
-    values = answer[list(bundle.input_names)].astype("Float64").to_numpy(dtype="float64", na_value=np.nan)
-    return np.asarray(values)
+    values = np.asarray(answer[list(bundle.input_names)].astype("Float64").to_numpy(dtype="float64", na_value=np.nan))
+    # Feast computes by the installation's clock, which may be another since the model was trained.
+    by_its_clock = calendar(orders["placed_at"].dt.epoch("us").to_numpy() / 1_000_000, bundle.clock)
+    for place, column in enumerate(bundle.document.inputs):
+        if column.source == "on_demand" and column.feature in by_its_clock:
+            values[:, place] = by_its_clock[column.feature]
+    return values
 
 
 def _seen(orders: pl.DataFrame, bundle: Bundle) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from config.zones import time_zone
+from feature_repo.transforms.request_time import UNTOLD, Clock
 from serving.errors import BundleError, ModelFault
 
 __all__ = ["BUNDLE_FILES", "Bundle", "BundleInput", "BundleView", "Estimates"]
@@ -130,6 +132,13 @@ class SelfTest(_Part):
     """10th and 90th percentile of each row, in minutes; empty in a bundle of before they depended on the order."""
 
 
+class BundleClock(_Part):
+    """By which clock the hours and weekdays of the training rows were named."""
+
+    zone: Annotated[str, AfterValidator(time_zone)]
+    peak_hours: tuple[Annotated[int, Field(ge=0, le=23)], ...]
+
+
 class BundleDocument(_Part):
     """The content of `bundle.json`.
 
@@ -145,6 +154,8 @@ class BundleDocument(_Part):
     """Orders placed from then on were not seen in training."""
     definitions_hash: str | None = None
     request_function_version: str | None = None
+    clock: BundleClock | None = None
+    """None in a bundle of before each recorded it: UTC."""
     dataset_hash: str | None = None
     seed: int | None = None
     baseline_minutes: float | None = None
@@ -233,6 +244,12 @@ class Bundle:
         session = _open_session(directory / MODEL)
         _check_signature(directory / MODEL, session, len(document.inputs))
         return cls(document, session)
+
+    @cached_property
+    def clock(self) -> Clock:
+        """By which the model's hours and weekdays are named."""
+        noted = self.document.clock
+        return Clock(noted.zone, noted.peak_hours) if noted else UNTOLD
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:

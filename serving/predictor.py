@@ -138,9 +138,11 @@ class Predictor:
         self._unasked = [StoredRow.without_values(len(view.features), _MISSING) for view in views]
         self._join_keys = sorted({view.join_key for view in views})
         self._computes = any(column.source == "on_demand" for column in inputs)
-        trained_with = bundle.document.request_function_version
+        trained_with, current = bundle.document.request_function_version, request_time.REQUEST_FUNCTION_VERSION
+        unlike = trained_with != current or bundle.document.clock is None
         self.standing_reasons: tuple[str, ...] = ()
-        if self._computes and trained_with not in (None, request_time.REQUEST_FUNCTION_VERSION):
+        self._clock = bundle.clock
+        if self._computes and trained_with is not None and unlike:
             self.standing_reasons = (OTHER_REQUEST_FUNCTION,)
 
     @cached_property
@@ -226,7 +228,8 @@ class Predictor:
         given = []
         for order, row, values in zip(orders, requested, stored, strict=True):
             usual = math.nan if self._restaurant_value is None or store_down else values[self._restaurant_value]
-            given.append((*row, *request_time.compute_row(order.placed_at.timestamp(), row[ORDER_VALUE], usual)))
+            placed_at = order.placed_at.timestamp()
+            given.append((*row, *request_time.compute_row(placed_at, row[ORDER_VALUE], usual, self._clock)))
         return given
 
     def _reasons(

@@ -262,6 +262,7 @@ class ModelDescription(BaseModel):
     version_created_as_of: str | None
     definitions_hash: str | None
     request_function_version: str | None
+    clock: dict[str, Any] | None = Field(description="Time zone and peak hours by which the model names hours.")
     dataset_hash: str | None
     seed: int | None
 

@@ -88,7 +88,7 @@ def _without_restaurant() -> frozenset[str]:
     """Names of the request-time features that have no value without the restaurant's: asked of the function itself."""
     from feature_repo.transforms import request_time
 
-    known, unknown = (request_time.compute_row(0.0, 1.0, usual) for usual in (1.0, math.nan))
+    known, unknown = (request_time.compute_row(0.0, 1.0, usual, request_time.UNTOLD) for usual in (1.0, math.nan))
     return frozenset(
         name
         for name, before, after in zip(request_time.FEATURES, known, unknown, strict=True)

@@ -116,6 +116,7 @@ def _content(
         "project": PROJECT,
         "definitions_hash": source["definitions_hash"],
         "request_function_version": source["request_function_version"],
+        "clock": source["clock"],
         "dataset_hash": dataset.hash,
         "seed": spec.seed,
         "task": spec.kind,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from feature_repo.transforms.request_time import Clock, calendar
 from training.bundle import MODEL, verify_bundle
 from training.comparison import FEWEST_ROWS, paired_bootstrap
 from training.dataset import Dataset
@@ -84,19 +85,31 @@ def compare_champion(
             f"both, at least {FEWEST_ROWS} are needed; train as of a later instant"
         )
     actual = labels(rows, spec)
+    ours, theirs = Clock.read(dataset.description.get("clock")), Clock.read(content.get("clock"))
+    its_rows = rows if theirs == ours else _by_clock(theirs, rows, content["inputs"], spec)
     losses = [
-        spec.task.losses(of.predict(matrix(rows, inputs)), actual)
-        for of, inputs in ((candidate, dataset.inputs), (model, names))
+        spec.task.losses(of.predict(matrix(seen, inputs)), actual)
+        for of, seen, inputs in ((candidate, rows, dataset.inputs), (model, its_rows, names))
     ]
-    same = content["definitions_hash"] == dataset.description["definitions_hash"]
+    differs = {
+        "its features were defined otherwise": content["definitions_hash"] != dataset.description["definitions_hash"],
+        f"its hours are by the clock of {theirs.zone}, peak hours {[*theirs.peak_hours]}": theirs != ours,
+    }
     return ChampionEvidence(
         champion.version,
         paired_bootstrap(losses[0] - losses[1], rows[spec.instant], spec.seed),
         candidate_error=float(losses[0].mean()),
         champion_error=float(losses[1].mean()),
         left_out=split.test.height - rows.height,
-        note="" if same else "its features were defined otherwise",
+        note="; ".join(text for text, holds in differs.items() if holds),
     )
+
+
+def _by_clock(clock: Clock, rows: pl.DataFrame, inputs: list[dict[str, Any]], spec: ModelSpec) -> pl.DataFrame:
+    """Rows with their calendar as the champion was trained on it, or it would be judged by hours it does not know."""
+    found = calendar(rows[spec.instant].dt.epoch("us").to_numpy() / 1_000_000, clock)
+    taken = [(item["name"], item["feature"]) for item in inputs if item["source"] == "on_demand"]
+    return rows.with_columns(pl.Series(name, found[feature]) for name, feature in taken if feature in found)
 
 
 def _without_hidden(rows: pl.DataFrame, dataset: Dataset, spec: ModelSpec) -> pl.DataFrame:

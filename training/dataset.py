@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from feature_repo import market
 from feature_repo.window import Window, as_utc, floor_hour
 from training.errors import DatasetError, EmptyPopulation, RowsChanged, SourceLacks
 from training.files import canonical_hash, file_hash, new_directory, read_json, write_json
@@ -34,8 +35,9 @@ LABEL_KNOWN_AT = "label_known_at"
 FILES_READ = ("order_partitions", "feature_tables")
 """Parts of a description that hold hashes of files."""
 
-IDENTITY = ("model", "as_of", "window", "feature_service", "definitions_hash", "seed", "rows_hash")
-"""What a data set's hash covers, beside the type of its content."""
+IDENTITY = ("model", "as_of", "window", "feature_service", "definitions_hash", "clock", "seed", "rows_hash")
+"""What a data set's hash covers. Of two clocks that agree on all its rows (London's and UTC in winter) serving has to
+know which one is meant, so rows alone do not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,7 @@ def _inputs_key(as_of: datetime, settings: Settings, spec: ModelSpec) -> str:
             "code": [code_hash(), features_code_hash()],
             "hours": settings.lateness_horizon_hours,
             "minutes": [settings.publication_delay_minutes, settings.live_publication_delay_minutes],
+            "clock": market.clock(settings),
         }
     )
 
@@ -260,6 +263,8 @@ def _describe_sources(as_of: datetime, settings: Settings, spec: ModelSpec) -> d
     from feature_repo import catalog
     from feature_repo.transforms.request_time import REQUEST_FUNCTION_VERSION
 
+    zone, peak_hours = market.clock(settings)
+
     window = window_of(as_of, spec)
     # Words stay in the rows, for slices, and are no inputs: an estimator takes numbers.
     inputs = [asdict(item) for item in catalog.model_inputs(spec.feature_service) if item.dtype != "String"]
@@ -272,6 +277,7 @@ def _describe_sources(as_of: datetime, settings: Settings, spec: ModelSpec) -> d
         "feature_service": spec.feature_service,
         "definitions_hash": catalog.definitions_hash(),
         "request_function_version": REQUEST_FUNCTION_VERSION,
+        "clock": {"zone": zone, "peak_hours": list(peak_hours)},
         "seed": spec.seed,
         "inputs": inputs,
         "views": views,

@@ -14,6 +14,8 @@ PACKAGE = Path(__file__).resolve().parent
 FEATURES = PACKAGE.parent / "feature_repo"
 SEEN = {"fitted_on": "fitted on", "judged_on": "judged by the same models fitted on"}
 """Tags of a version that say which rows were seen, and how they read; a version from before they were has none."""
+CLOCK = {"market_zone": "hours and weekdays of", "peak_hours": "peak hours"}
+"""The same for the clock by which the features name hours."""
 LIBRARIES = ("scikit-learn", "numpy", "polars", "skl2onnx", "onnxruntime", "feast")
 
 
@@ -83,6 +85,8 @@ def lineage_tags(description: Mapping[str, Any], key: str) -> dict[str, str]:
         "feature_service": str(description["feature_service"]),
         "definitions_hash": str(description["definitions_hash"]),
         "request_function_version": str(description["request_function_version"]),
+        "market_zone": str(description["clock"]["zone"]),
+        "peak_hours": ",".join(map(str, description["clock"]["peak_hours"])),
         "code_revision": code_revision(),
         "candidate_key": key,
         "window_start": str(description["window"]["start"]),
@@ -115,7 +119,7 @@ def render_tree(lineage: Mapping[str, Any]) -> str:
         f"    ├── seed {tags['seed']}",
         f"    ├── feature service {tags['feature_service']}, definitions {tags['definitions_hash'][:12]}, "
         f"request function {tags['request_function_version'][:12]}",
-        *(f"    ├── {text} {tags[name]}" for name, text in SEEN.items() if name in tags),
+        *(f"    ├── {text} {tags[name]}" for name, text in (CLOCK | SEEN).items() if name in tags),
         f"    └── data set {tags['dataset_hash']}, {dataset['row_count']} rows",
         f"        ├── window {tags['window_start']} to {tags['window_end']}",
         f"        └── {len(partitions)} order partitions",

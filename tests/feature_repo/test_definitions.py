@@ -6,11 +6,12 @@ import subprocess
 import sys
 from datetime import timedelta
 
+import numpy as np
 import polars as pl
 import pytest
 from feast.types import Float64
 
-from config import Settings
+from config import Settings, get_settings
 from config.settings import ROOT
 from feature_repo import definitions, views
 from feature_repo.store import apply, feature_store
@@ -105,14 +106,18 @@ def test_the_feast_command_line_plans_nothing_after_apply(settings: Settings):
     assert "request_features" in _feast("on-demand-feature-views", "list")
 
 
-def test_features_of_the_past_come_with_request_features(settings: Settings):
+def test_features_of_the_past_come_with_request_features(settings: Settings, monkeypatch):
     import pandas as pd
 
     from feature_repo import catalog
-    from feature_repo.transforms.request_time import compute
+    from feature_repo.transforms.request_time import Clock, compute
     from feature_repo.transforms.tables import feature_table
     from feature_repo.window import Window, as_utc
 
+    monkeypatch.setenv("ETA_MARKET_ZONE", "Asia/Kolkata")
+    monkeypatch.setenv("ETA_PEAK_HOURS", "[17]")
+    get_settings.cache_clear()
+    settings = get_settings()
     apply(settings)
     noon = as_utc("2026-03-02T12:00+00:00")
     _write_restaurant_rows(feature_table(TRANSFORMS["restaurant_stats"], settings), Window(noon, noon + HOUR))
@@ -140,8 +145,10 @@ def test_features_of_the_past_come_with_request_features(settings: Settings):
     assert ratios[0] == 1.5
     assert ratios[1:].isna().all()  # no row, a mean of zero, and a row that was not online yet
     seconds = [instant.timestamp() for instant in placed]
-    for name, expected in compute(seconds, entities["order_value"], [20.0, None, 0.0, None]).items():
-        assert answer[f"request_features__{name}"].to_numpy() == pytest.approx(expected, nan_ok=True)
+    clock = Clock("Asia/Kolkata", (17,))
+    for name, expected in compute(seconds, entities["order_value"], [20.0, None, 0.0, None], clock).items():
+        np.testing.assert_array_equal(answer[f"request_features__{name}"].to_numpy(), expected)  # to the bit
+    assert answer["request_features__is_peak_hour"].tolist() == [1] * 4  # 17:41 there
     assert [one.name for one in catalog.model_inputs("delivery_time_v1") if one.name not in answer] == []
 
 

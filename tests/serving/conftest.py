@@ -104,6 +104,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
             "project": "delivery_eta",
             "definitions_hash": "d1",
             "request_function_version": REQUEST_FUNCTION_VERSION,
+            "clock": {"zone": "UTC", "peak_hours": [11, 12, 13, 18, 19, 20]},
             "dataset_hash": "h1",
             "seed": 7,
             "baseline_minutes": 9.5,

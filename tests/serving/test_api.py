@@ -595,6 +595,7 @@ def test_the_model_is_described_with_its_lineage(client: httpx.Client, bundle_di
         "version_created_as_of": "2026-05-01T00:00:00+00:00",
         "definitions_hash": "d1",
         "request_function_version": json.loads((bundle_dir / "bundle.json").read_text())["request_function_version"],
+        "clock": {"zone": "UTC", "peak_hours": [11, 12, 13, 18, 19, 20]},
         "dataset_hash": "h1",
         "seed": 7,
     }

@@ -17,6 +17,7 @@ import pytest
 from config import Settings, get_settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
 from feature_repo.orders.schema import LAKE_SCHEMA, orders_table
+from feature_repo.transforms.request_time import calendar
 from feature_repo.window import DAY, Window
 from serving import batch
 from serving.bundle import Bundle
@@ -124,6 +125,20 @@ def test_each_order_of_the_window_is_scored_once_and_as_online(installation: Set
     np.testing.assert_allclose(np.array(inputs, dtype=float), online.inputs, atol=1e-12)
     np.testing.assert_allclose(logged["delivery_minutes"].to_numpy(), online.estimates.minutes, atol=1e-6)
     np.testing.assert_allclose(logged["p90_minutes"].to_numpy(), online.estimates.p90, atol=1e-6)
+
+
+def test_batch_scoring_names_hours_by_the_model_s_clock_whatever_the_installation_s_is(
+    installation: Settings, make_bundle: BundleMaker
+):
+    bundle = Bundle.load(make_bundle(clock={"zone": "Asia/Kolkata", "peak_hours": [17]}))
+    orders = batch.orders_to_score(TODAY, installation)
+    inputs = batch.historical_inputs(orders, bundle, installation)
+
+    expected = calendar([placed.timestamp() for placed in orders["placed_at"]], bundle.clock)
+    for name in ("hour_of_day_cos", "is_peak_hour"):
+        np.testing.assert_array_equal(inputs[:, NAMES.index(f"request_features__{name}")], expected[name])
+    # Placed at 12:00, 12:10, 12:20, 12:30 and 12:50 UTC: half past five and later there.
+    assert inputs[:, NAMES.index("request_features__is_peak_hour")].tolist() == [1, 1, 1, 0, 0]
 
 
 def test_orders_that_the_model_may_have_learnt_from_are_marked_as_such(

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from config import Settings
+from feature_repo.transforms.request_time import Clock, calendar
 from serving.absence import ALL_STALE, UNDECODABLE
 from serving.bundle import Bundle, Estimates
 from serving.errors import BundleError, ModelFault
@@ -331,6 +332,33 @@ def test_another_version_of_the_request_function_is_admitted_in_every_answer(mak
     bundle = Bundle.load(make_bundle(request_function_version="older"))
 
     assert predict(Predictor(bundle, NoStore()), [FULL]).reasons == [(OTHER_REQUEST_FUNCTION, STORE_DOWN)]
+
+
+def test_hours_are_named_by_the_clock_that_the_model_was_trained_by(make_bundle: BundleMaker):
+    instants = [datetime.fromisoformat(f"2026-03-29T00:{minute}:00+00:00") for minute in (29, 30, 59)]
+    instants += [instant + HOUR for instant in instants]
+    found = {}
+    for zone in ("Europe/Berlin", "Asia/Kolkata"):
+        clock = Clock(zone, (3, 6))
+        bundle = Bundle.load(make_bundle(clock={"zone": zone, "peak_hours": [3, 6]}))
+        answer = predict(Predictor(bundle, NoStore()), [Order("r1", instant) for instant in instants])
+        columns = calendar([instant.timestamp() for instant in instants], clock)
+        for name in ("hour_of_day_cos", "is_peak_hour"):
+            place = NAMES.index(f"request_features__{name}")
+            np.testing.assert_array_equal([row[place] for row in answer.inputs], columns[name])  # to the bit
+        found[zone] = columns["is_peak_hour"].tolist()
+        assert answer.reasons == [(STORE_DOWN,)] * 6
+    assert found == {"Europe/Berlin": [0, 0, 0, 1, 1, 1], "Asia/Kolkata": [0, 1, 1, 1, 0, 0]}
+
+
+@pytest.mark.parametrize("changes", [{}, {"request_function_version": "older"}])
+def test_a_model_that_tells_no_clock_has_the_hours_of_utc_and_is_degraded(make_bundle: BundleMaker, changes: dict):
+    bundle = Bundle.load(make_bundle(clock=None, **changes))
+    answer = predict(Predictor(bundle, NoStore()), [Order("r1", NOON), Order("r1", NOON + 3 * HOUR)])
+
+    place = NAMES.index("request_features__is_peak_hour")
+    assert [row[place] for row in answer.inputs] == [1, 0]
+    assert all(OTHER_REQUEST_FUNCTION in reasons for reasons in answer.reasons)
 
 
 def test_a_model_without_stored_features_asks_no_store(make_bundle: BundleMaker):

@@ -54,6 +54,7 @@ def description(as_of: datetime = AS_OF, **changes: Any) -> dict[str, Any]:
         "feature_service": "delivery_time_v1",
         "definitions_hash": "d" * 64,
         "request_function_version": "r" * 64,
+        "clock": {"zone": "UTC", "peak_hours": [11, 12, 13, 18, 19, 20]},
         "seed": 20260101,
         "inputs": described_inputs(),
         "views": [

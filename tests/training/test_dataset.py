@@ -25,7 +25,13 @@ def test_the_same_content_is_stored_once_whatever_its_order(stored, settings):
 
 @pytest.mark.parametrize(
     "change",
-    [{"definitions_hash": "e" * 64}, {"seed": 2}, {"feature_service": "delivery_time_v2"}],
+    [
+        {"definitions_hash": "e" * 64},
+        {"seed": 2},
+        {"feature_service": "delivery_time_v2"},
+        # The same rows by both: in winter London's clock is UTC's, and in summer the model has to know whose it is.
+        {"clock": {"zone": "Europe/London", "peak_hours": [11, 12, 13, 18, 19, 20]}},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_another_origin_is_another_data_set(stored, change):

@@ -13,8 +13,10 @@ import polars as pl
 import pytest
 
 import feature_repo
+from config import get_settings
 from feature_repo.lake import TIMESTAMP
 from feature_repo.orders.schema import LAKE_SCHEMA, orders_table
+from feature_repo.transforms.request_time import CALENDAR, Clock, calendar
 from feature_repo.window import Window
 from tests.training.conftest import AS_OF
 from training import pipeline
@@ -98,7 +100,7 @@ def eligible(frame: pl.DataFrame, as_of: datetime) -> set[str]:
     }
 
 
-def test_the_population_is_what_could_have_been_predicted_and_is_known_by_now(prepare, settings, spec):
+def test_the_population_is_what_could_have_been_predicted_and_is_known_by_now(prepare, settings, spec, monkeypatch):
     frame = orders()
     prepare(frame)
     as_of = AS_OF - timedelta(days=3)
@@ -111,6 +113,17 @@ def test_the_population_is_what_could_have_been_predicted_and_is_known_by_now(pr
     assert (joined["delivery_minutes"] - joined["minutes"]).abs().max() < 1 / 60
     assert dataset.description["order_partitions"][0]["path"].startswith("lake/orders/day=")
     assert build_dataset(as_of, settings, spec) == (dataset, True)
+
+    monkeypatch.setenv("ETA_MARKET_ZONE", "Asia/Kolkata")  # the clock counts as an input, like the files
+    get_settings.cache_clear()
+    other, reused = build_dataset(as_of, get_settings(), spec)
+    assert (reused, other.hash == dataset.hash) == (False, False)
+    assert other.description["clock"] == {"zone": "Asia/Kolkata", "peak_hours": [11, 12, 13, 18, 19, 20]}
+    placed_at = other.rows()["placed_at"].dt.epoch("us") / 1_000_000
+    for name, values in calendar(placed_at, Clock.read(other.description["clock"])).items():
+        np.testing.assert_array_equal(other.rows()[f"request_features__{name}"], values)  # to the bit
+    calendars = [f"request_features__{name}" for name in CALENDAR]
+    assert other.rows().drop(calendars).equals(rows.drop(calendars))
 
 
 def test_the_request_is_what_it_was_at_placement_and_the_outcome_what_is_known_now(prepare, settings, spec):

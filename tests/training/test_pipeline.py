@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from config import Settings
+from feature_repo.transforms.request_time import Clock, calendar
 from tests.conftest import free_port
 from tests.training.conftest import AS_OF, PEAK, TRAILING_MEAN, described_inputs, description, market
 from tests.training.templates import Trained
@@ -499,6 +500,28 @@ def test_a_champion_with_more_or_reordered_columns_is_scored_by_name(candidate, 
     assert gate["passed"]
     assert abs(gate["observed"]) < 0.05
     assert gate["reason"].endswith("its features were defined otherwise")
+
+
+def test_a_champion_is_judged_by_the_clock_that_it_was_trained_by(candidate, settings, spec):
+    rows, peak_hours = market(), [11, 12, 13, 18, 19, 20]
+    right, wrong = ({"zone": zone, "peak_hours": peak_hours} for zone in ("America/Los_Angeles", "Asia/Kolkata"))
+    placed_at = rows["placed_at"].dt.epoch("us") / 1_000_000
+    right_peak, wrong_peak = (
+        pl.Series(PEAK, calendar(placed_at, Clock.read(clock))["is_peak_hour"]) for clock in (right, wrong)
+    )
+    rows = rows.with_columns(pl.col("delivery_minutes") + 6 * (right_peak - pl.col(PEAK)))
+    candidate(rows.with_columns(right_peak), clock=right)
+    pipeline.register(AS_OF, settings, spec)
+    evaluation = candidate(rows.with_columns(wrong_peak), LATER, clock=wrong)
+
+    reason = failed(evaluation)["no_worse_than_champion"]
+    assert reason.endswith(f"its hours are by the clock of America/Los_Angeles, peak hours {peak_hours}")
+    registry = ModelRegistry(settings, "delivery_time")
+    tree = render_tree(registry.lineage(registry.champion().version))
+    assert "hours and weekdays of America/Los_Angeles" in tree
+    assert "peak hours 11,12,13,18,19,20" in tree
+    bundle = registry.fetch_bundle(registry.champion(), settings.datasets / "bundles")
+    assert json.loads((bundle / "bundle.json").read_text())["clock"] == right
 
 
 def test_a_champion_with_a_damaged_bundle_fails_the_comparison(candidate, settings, spec):
