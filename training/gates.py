@@ -181,11 +181,16 @@ def interval_coverage(evidence: Evidence, threshold: float) -> GateResult:
     return GateResult(name, beyond, threshold, passed, reason)
 
 
+DEGRADED_ALLOWANCE = 3.0
+"""What a store that is down costs follows from how the newest orders differ from earlier ones: no reason to have none."""
+
+
 def interval_parts(evidence: Evidence, threshold: float) -> GateResult:
     """Distance from 80 % of the interval's coverage of its worst part, beyond noise, at most the threshold.
 
     Parts are tenths of the prediction, slices, and the test rows without each view. Noise is what the worst of so many
     parts reaches by chance in one case of twenty, by the number of its rows and of those that its offsets were made of.
+    Rows that a view was taken away from are answered as degraded, and may be `DEGRADED_ALLOWANCE` times as far off.
     """
     name, interval = "interval_parts", evidence.interval
     if interval is None:
@@ -200,7 +205,8 @@ def interval_parts(evidence: Evidence, threshold: float) -> GateResult:
         return float(errors * math.sqrt(spread / part["rows"] + spread / part["offsets_from"]))
 
     def beyond(part: Mapping[str, Any]) -> float:
-        return max(0.0, abs(float(part["coverage"]) - NOMINAL_COVERAGE) - noise(part))
+        allowance = DEGRADED_ALLOWANCE if part.get("kind") == "absent" else 1.0
+        return max(0.0, abs(float(part["coverage"]) - NOMINAL_COVERAGE) - noise(part)) / allowance
 
     bad = sorted((part for part in judged if not beyond(part) <= threshold), key=beyond, reverse=True)
     worst = max(judged, key=lambda part: (beyond(part), abs(part["coverage"] - NOMINAL_COVERAGE)))

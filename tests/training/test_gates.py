@@ -212,3 +212,15 @@ def test_thresholds_can_be_set_for_another_source_but_gates_cannot_be_invented()
     assert SPEC.with_thresholds({"validation_mae": 14.0}).gates[0] == GateSpec("validation_mae", 14.0)
     with pytest.raises(ValueError, match=r"has no gates \['beauty'\]"):
         SPEC.with_thresholds({"beauty": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "coverage", "passed"),
+    [("tenth", 0.66, False), ("slice", 0.66, False), ("absent", 0.66, True), ("absent", 0.58, False)],
+)
+def test_rows_without_a_view_may_be_further_off_as_they_are_answered_as_degraded(kind, coverage, passed):
+    parts = [covered("usual", 0.8), covered("judged", coverage) | {"kind": kind}]
+    evidence = replace(GOOD, interval=GOOD.interval | {"parts": parts})
+    found = GATES["interval_parts"](evidence, 0.05)
+    assert found.passed is passed, found.reason
+    assert passed or f"holds {coverage:.1%} of 1000 rows, judged" in found.reason
