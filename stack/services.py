@@ -64,10 +64,10 @@ def service_environment(settings: Settings) -> dict[str, str]:
 
 
 def _as_text(value: object) -> str:
-    """A setting as the variable that pydantic reads back: secrets in the clear, tables as JSON."""
+    """A setting as the variable that is read back: secrets in the clear, tables and lists as JSON."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return json.dumps(value, default=_as_text) if isinstance(value, dict) else str(value)
+    return json.dumps(value, default=_as_text) if isinstance(value, dict | tuple) else str(value)
 
 
 def http_get(url: str, timeout: float = 2.0) -> bytes | str:

@@ -182,7 +182,7 @@ def interval_coverage(evidence: Evidence, threshold: float) -> GateResult:
 
 
 DEGRADED_ALLOWANCE = 3.0
-"""What a store that is down costs follows from how the newest orders differ from earlier ones: no reason to have none."""
+"""What a store that is down costs follows from how the newest orders differ from earlier ones."""
 
 
 def interval_parts(evidence: Evidence, threshold: float) -> GateResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import redis
@@ -107,3 +108,38 @@ def test_simulated_orders_do_not_flow_into_somebodys_own(own_settings: Settings)
     watermark.write_text(json.dumps({"source": "case_study"}))
     assert own_orders(own_settings) == "case_study"
     assert "stream" not in names()
+
+
+OTHERS: dict[str, object] = {
+    "environment": "production",
+    "engine": "spark",
+    "engine_memory_gib": 1.5,
+    "market_zone": "Asia/Kolkata",
+    "peak_hours": (9, 21),
+    "rule_severities": {"row_count": "stop"},
+    "gate_thresholds": {"delivery_time": {"validation_mae": 13.0}},
+    "api_key": "one, with a comma",
+    "api_keys": {"partner": "another"},
+    "span_outlier_share": 0.25,
+}
+
+
+def test_a_child_process_has_the_same_settings_whatever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = dict(OTHERS) | {"data_dir": tmp_path}
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if name in others:
+            continue
+        if isinstance(default, bool):
+            others[name] = not default
+        elif isinstance(default, int | float):
+            others[name] = default + 1
+        else:
+            others[name] = tmp_path / name if "dir" in name else f"redis://{name}"
+    given = Settings(_env_file=None, **others)
+    for variable, value in service_environment(given).items():
+        monkeypatch.setenv(variable, value)
+    read = Settings(_env_file=None)
+    assert {name: getattr(read, name) for name in others} == {name: getattr(given, name) for name in others}
