@@ -144,9 +144,9 @@ def test_without_a_champion_the_comparison_is_recorded_as_such():
         ("refit_agrees", {"refit": None}, None, "nothing was fitted again on all rows: train again"),
         (
             "refit_agrees",
-            {"refit": AGREES | {"apart": 3.0, "column": "90th percentile"}},
-            0.6,
-            r"the 90th percentile is 3 apart on the 500 newest ones, 60% of the judged model's .* \(more than 50%\)",
+            {"refit": AGREES | {"apart": 4.0, "column": "90th percentile"}},
+            0.8,
+            r"the 90th percentile is 4 apart on the 500 newest ones, 80% of the judged model's .* \(more than 75%\)",
         ),
         (
             "refit_agrees",

@@ -110,7 +110,7 @@ SPEC = ModelSpec(
         GateSpec("no_worse_than_champion", 0.01),
         GateSpec("slices", 1.0),
         GateSpec("fairness", 0.50),
-        GateSpec("refit_agrees", 0.5),
+        GateSpec("refit_agrees", 0.75),
         GateSpec("onnx_matches", 1e-3),
         GateSpec("model_bytes", 5e6),
         GateSpec("row_microseconds", 2_000),

@@ -113,7 +113,7 @@ SPEC = ModelSpec(
         GateSpec("fairness", 0.50),
         GateSpec("interval_coverage", 0.03),
         GateSpec("interval_parts", 0.05),
-        GateSpec("refit_agrees", 0.5),
+        GateSpec("refit_agrees", 0.75),
         GateSpec("onnx_matches", 1e-3),
         GateSpec("model_bytes", 5e6),
         GateSpec("row_microseconds", 2_000),
