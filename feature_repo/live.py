@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+USUAL_TAIL = 2 * HOUR
+"""So far the computed hours may lie behind while one of them is being computed; further, the past is made up for."""
 LONGEST_TAIL = 6 * HOUR
 """Further behind, the hourly run has stopped: there is no point in computing a day every two minutes."""
 KEPT_FOR = 7 * DAY
@@ -149,7 +151,7 @@ def why_not(as_of: datetime, settings: Settings) -> str | None:
     coverage = read_coverage(settings)
     if coverage is None:
         return "no hour has been computed yet"
-    if as_of - coverage.until > LONGEST_TAIL and (holder := holder_of(settings, "run")):
+    if as_of - coverage.until > USUAL_TAIL and (holder := holder_of(settings, "run")):
         return f"the hours since {coverage.until.isoformat()} are being computed ({holder})"
     if as_of > coverage.until and (refused := refused_within(Moments(coverage.until, as_of), settings)):
         return _waits_for(refused)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from config import Settings
@@ -16,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 600.0
 POLL_SECONDS = 0.2
+_of_this_thread = threading.local()
 
 
 class AnotherRunHolds(RuntimeError):
@@ -25,6 +28,8 @@ class AnotherRunHolds(RuntimeError):
 @contextmanager
 def exclusive(settings: Settings, name: str, purpose: str, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
     """Hold a lock while the block runs. The operating system frees it when the process dies.
+
+    A thread that holds it may ask for it again, so that several steps can be one for everybody else.
 
     Parameters
     ----------
@@ -41,14 +46,21 @@ def exclusive(settings: Settings, name: str, purpose: str, wait_seconds: float =
     AnotherRunHolds
         It still has the lock after that time.
     """
-    settings.staging.mkdir(parents=True, exist_ok=True)
     path = settings.staging / f".{name}.lock"
+    if path in _held():
+        yield
+        return
+    settings.staging.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         _acquire(file, name, wait_seconds)
         file.truncate(0)
         file.write(f"process {os.getpid()}: {purpose}")
         file.flush()
-        yield
+        _held().add(path)
+        try:
+            yield
+        finally:
+            _held().remove(path)
 
 
 def holder_of(settings: Settings, name: str) -> str | None:
@@ -62,6 +74,14 @@ def holder_of(settings: Settings, name: str) -> str | None:
         except BlockingIOError:
             return _holder(file)
     return None
+
+
+def _held() -> set[Path]:
+    """The locks that this thread holds."""
+    if not hasattr(_of_this_thread, "held"):
+        _of_this_thread.held = set()
+    held: set[Path] = _of_this_thread.held
+    return held
 
 
 def _holder(file: TextIO) -> str:

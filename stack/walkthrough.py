@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.settings import ROOT, Settings, get_settings
+from feature_repo.locking import exclusive, holder_of
 from feature_repo.request_fields import REQUEST_FIELDS
 from feature_repo.window import DAY, HOUR, Window, as_utc, floor, floor_hour
 from stack.processes import Service, ServiceError
@@ -160,19 +161,22 @@ def _walk(settings: Settings, own: Own, servers: ExitStack, narrator: Narrator) 
         narrator.say(f"orders are complete from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")
     with narrator.step("Services: Redis (online store) and MLflow (experiments, model registry)"):
         stores.wait(narrator)
-    live = Window(_live_start(settings, start, end), end) if _computed_until(settings, start) < end else None
-    split = live.start if live else end
-    with narrator.step(f"Features: validate orders, compute all views until {split:%Y-%m-%d %H:%M} UTC, materialise"):
-        _features(settings, split, narrator)
-    with narrator.step(f"Training: what was known at {split:%Y-%m-%d %H:%M} UTC, gates, registry"):
-        story.training = _train(settings, split, narrator)
-        _require_champion(story.training, settings)
-    with narrator.step("Serving: start the prediction service with the champion"):
-        _start(serving_service(settings), servers, narrator)
-        _await_model(settings)
-    if live:
-        with narrator.step(f"Live: {len(list(live.hours()))} hours, their orders predicted first and known afterwards"):
-            _live(settings, live, story, narrator)
+    with _alone(settings, narrator):
+        live = Window(_live_start(settings, start, end), end) if _computed_until(settings, start) < end else None
+        split = live.start if live else end
+        until = f"{split:%Y-%m-%d %H:%M} UTC"
+        with narrator.step(f"Features: validate orders, compute all views until {until}, materialise"):
+            _features(settings, split, narrator)
+        with narrator.step(f"Training: what was known at {until}, gates, registry"):
+            story.training = _train(settings, split, narrator)
+            _require_champion(story.training, settings)
+        with narrator.step("Serving: start the prediction service with the champion"):
+            _start(serving_service(settings), servers, narrator)
+            _await_model(settings)
+        if live:
+            hours = len(list(live.hours()))
+            with narrator.step(f"Live: {hours} hours, their orders predicted first and known afterwards"):
+                _live(settings, live, story, narrator)
     with narrator.step("Monitoring: predictions beside what happened, drift, verdict"):
         story.monitoring = _monitor(settings, end, narrator)
     story.known = Window(start, end)
@@ -180,6 +184,15 @@ def _walk(settings: Settings, own: Own, servers: ExitStack, narrator: Narrator) 
     story.example = _example(settings, end)
     story.seconds = narrator.seconds
     return story
+
+
+@contextmanager
+def _alone(settings: Settings, narrator: Narrator) -> Iterator[None]:
+    """Until the last day has been replayed, a running pipeline waits: what it computes is newer than those orders."""
+    if holder := holder_of(settings, "run"):
+        narrator.say(f"waiting for the features that are being computed ({holder})")
+    with exclusive(settings, "run", "make run"):
+        yield
 
 
 class _Starting:

@@ -6,11 +6,13 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from config import Settings, get_settings
+from feature_repo.locking import holder_of
 from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.window import HOUR
 from stack import walkthrough
@@ -42,8 +44,19 @@ def own_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("own_ports")
-def test_the_loop_goes_round_and_ends_in_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_loop_goes_round_and_ends_in_a_summary(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holders, predict = [], walkthrough._predict_in_turn
+
+    def watched(settings: Settings, *others: Any) -> list[dict[str, Any]]:
+        holders.append(str(holder_of(settings, "run")))
+        return predict(settings, *others)
+
+    monkeypatch.setattr(walkthrough, "_predict_in_turn", watched)
     assert walkthrough.main() == 0
+    assert holders
+    assert all(holder.endswith("make run") for holder in holders), "a running pipeline has to wait meanwhile"
     told = capsys.readouterr().out
     assert re.search(r"ingested +[\d,]+ order versions accepted", told)
     assert re.search(r"quarantined +[\d,]+ rows, by rule:", told)

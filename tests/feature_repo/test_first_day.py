@@ -186,6 +186,14 @@ def test_a_damaged_record_of_empty_tables_can_be_deleted(landed) -> None:
         read_coverage(landed)
 
 
+@pytest.mark.parametrize(("behind", "waits"), [(HOUR, False), (2 * HOUR, False), (3 * HOUR, True)])
+def test_live_values_go_on_beside_the_run_of_an_hour_but_not_beside_one_of_the_past(behind, waits, landed) -> None:
+    note_span(Window(START, END - behind), landed)
+    write_coverage(Coverage(START, END - behind), landed)
+    with exclusive(landed, "run", "make run"):
+        assert ("are being computed (process" in str(live.why_not(END, landed))) is waits
+
+
 def test_live_values_wait_for_the_past_that_is_being_computed_and_are_missed_if_it_is_not(landed) -> None:
     note_span(Window(START, START + DAY), landed)
     write_coverage(Coverage(START, START + DAY), landed)

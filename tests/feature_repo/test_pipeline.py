@@ -223,6 +223,31 @@ def test_a_second_run_waits_and_says_for_whom(settings: Settings, caplog: pytest
         pass
 
 
+def test_who_holds_a_lock_may_ask_again_and_the_others_wait_until_all_of_it_has_ended(settings: Settings):
+    refused: list[str] = []
+
+    def ask() -> None:
+        try:
+            with exclusive(settings, "run", "another thread", wait_seconds=0):
+                refused.append("")
+        except AnotherRunHolds as error:
+            refused.append(str(error))
+
+    def asked() -> str:
+        other = threading.Thread(target=ask)
+        other.start()
+        other.join()
+        return refused[-1]
+
+    with exclusive(settings, "run", "the whole"):
+        with exclusive(settings, "run", "a part", wait_seconds=0):
+            assert "the whole" in asked()
+        assert "the whole" in asked(), "the end of a part is not the end of the whole"
+        with exclusive(settings, "tables", "another lock", wait_seconds=0):
+            pass
+    assert asked() == ""
+
+
 def test_the_command_line_reports_refusals_without_a_traceback(settings: Settings, capsys: pytest.CaptureFixture[str]):
     land(landed_versions(), settings)
     assert main(["backfill", "2026-03-02T00:00", "2026-03-03T00:00+00:00"]) == 1
