@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from config import Settings
+from feature_repo.files import replace_file, write_atomically
 from feature_repo.window import Window
 
 if TYPE_CHECKING:
@@ -39,32 +37,18 @@ def report_directory(settings: Settings, window: Window) -> Path:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as JSON. NaN and infinity are refused: no JSON reader has to take them."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(path, text)
 
 
 def write_frame(path: Path, frame: pl.DataFrame) -> None:
     """Write `frame` as Parquet."""
-    write_atomically(path, lambda temporary: frame.write_parquet(temporary, compression="zstd"))
+    replace_file(path, lambda temporary: frame.write_parquet(temporary, compression="zstd"))
 
 
 def write_snapshot(directory: Path, snapshot: Snapshot) -> None:
     """Write an Evidently report as a page that needs no network, and as JSON."""
-    write_atomically(directory / DRIFT_PAGE, lambda temporary: snapshot.save_html(str(temporary)))
-    write_atomically(directory / EVIDENTLY, lambda temporary: snapshot.save_json(str(temporary)))
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then rename it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(directory / DRIFT_PAGE, lambda temporary: snapshot.save_html(str(temporary)))
+    replace_file(directory / EVIDENTLY, lambda temporary: snapshot.save_json(str(temporary)))
 
 
 def read_result(settings: Settings, window: Window, file: str, step: str) -> dict[str, Any]:

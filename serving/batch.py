@@ -28,7 +28,7 @@ from feature_repo.window import Window
 from serving.bundle import BUNDLE_FILES, Bundle
 from serving.errors import BundleError, NoChampion, RegistryUnavailable, ServingError
 from serving.log_rows import IN_SAMPLE
-from serving.prediction_log import LogEntry, to_table, write_atomically
+from serving.prediction_log import LogEntry, to_table, write_table
 from serving.predictor import Order, Predictions
 from serving.registry_client import CHAMPION, MODEL_NAME, BundleCache, ModelRef, Registry, registry_from
 from serving.status import FeatureStatus
@@ -141,7 +141,7 @@ def score(window: Window, settings: Settings) -> dict[str, Any]:
         for variant, chosen in ((CHAMPION, ~seen), (IN_SAMPLE, seen))
         if chosen.any()
     ]
-    write_atomically(to_table(entries), path)
+    write_table(to_table(entries), path)
     rates = np.isnan(inputs).mean(axis=0).round(6).tolist()
     return {
         **told,

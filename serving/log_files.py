@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_repo.files import replace_file
 from feature_repo.window import Window
 from serving.errors import PredictionLogError
 from serving.log_rows import LATER_COLUMNS, PREDICTION_SCHEMA, no_rows
@@ -20,22 +19,12 @@ if TYPE_CHECKING:
 
     from config import Settings
 
-__all__ = ["read_predictions", "write_atomically"]
+__all__ = ["read_predictions", "write_table"]
 
 
-def write_atomically(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, path: Path) -> None:
     """Write a table beside `path`, and rename it when the disk has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"), durable=True)
 
 
 def read_predictions(settings: Settings, window: Window) -> pl.DataFrame:

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from feature_repo.window import floor_hour
-from serving.log_files import read_predictions, write_atomically
+from serving.log_files import read_predictions, write_table
 from serving.log_rows import PREDICTION_SCHEMA, LogEntry, Row, no_rows, rows_of, table_of, to_table
 from serving.worker import Worker
 
-__all__ = ["PREDICTION_SCHEMA", "LogEntry", "PredictionLog", "read_predictions", "to_table", "write_atomically"]
+__all__ = ["PREDICTION_SCHEMA", "LogEntry", "PredictionLog", "read_predictions", "to_table", "write_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class PredictionLog(Worker):
         if part is None or part.hour != hour or part.table.num_rows >= self.part_rows:
             part = self._next_part(hour)
         grown = pa.concat_tables([part.table, table]).combine_chunks()
-        write_atomically(grown, part.path)
+        write_table(grown, part.path)
         part.table = grown
         self._part = part
 

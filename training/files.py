@@ -11,15 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from feature_repo.files import write_atomically
+
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """Write `content` to `path` in one rename. NaN is refused: JSON has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as handle:
-        temporary = Path(handle.name)
-        handle.write(text)
-    temporary.replace(path)
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from config import Settings
+from feature_repo import files
 from feature_repo.window import DAY, Window
 from serving import log_files, log_rows, prediction_log
 from serving.bundle import Estimates
@@ -164,7 +165,7 @@ def test_what_does_not_fit_is_dropped_and_counted(settings: Settings):
 def test_a_disk_that_refuses_is_tried_again_and_nothing_is_written_twice(
     log: PredictionLog, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    write, refused = prediction_log.write_atomically, []
+    write, refused = prediction_log.write_table, []
 
     def refuse_one_o_clock(table: object, path: Path) -> None:
         if path.name.startswith("hour-13") and not refused:
@@ -172,7 +173,7 @@ def test_a_disk_that_refuses_is_tried_again_and_nothing_is_written_twice(
             raise OSError("no space left on device")
         write(table, path)
 
-    monkeypatch.setattr(prediction_log, "write_atomically", refuse_one_o_clock)
+    monkeypatch.setattr(prediction_log, "write_table", refuse_one_o_clock)
     log.offer(entry(2, prefix="noon"))
     log.offer(entry(3, at=NOON + timedelta(hours=1), prefix="one"))
 
@@ -326,7 +327,7 @@ def test_what_nobody_thought_of_neither_ends_the_thread_nor_loses_a_row(
         monkeypatch.undo()
         raise RuntimeError("no such codec")
 
-    monkeypatch.setattr(prediction_log, "write_atomically", refuse_once)
+    monkeypatch.setattr(prediction_log, "write_table", refuse_once)
     log.start()
     log.offer(entry())
     wait_until(lambda: log.written, "the row is written at the second try")
@@ -340,7 +341,7 @@ def test_what_nobody_thought_of_neither_ends_the_thread_nor_loses_a_row(
 
 def test_a_file_without_the_later_columns_is_read(log: PredictionLog, settings: Settings):
     path = settings.predictions / "day=2026-05-01" / "hour-12-older-000001.parquet"
-    log_files.write_atomically(to_table([entry()]).drop_columns(sorted(log_rows.LATER_COLUMNS)), path)
+    log_files.write_table(to_table([entry()]).drop_columns(sorted(log_rows.LATER_COLUMNS)), path)
     log.offer(entry(prefix="new"))
     log.stop()
 
@@ -350,10 +351,10 @@ def test_a_file_without_the_later_columns_is_read(log: PredictionLog, settings: 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     steps: list[str] = []
-    fsync, replace = log_files.os.fsync, Path.replace
-    monkeypatch.setattr(log_files.os, "fsync", lambda file: (steps.append("synced"), fsync(file))[1])
+    fsync, replace = files.os.fsync, Path.replace
+    monkeypatch.setattr(files.os, "fsync", lambda file: (steps.append("synced"), fsync(file))[1])
     monkeypatch.setattr(Path, "replace", lambda self, to: (steps.append("named"), replace(self, to))[1])
 
-    log_files.write_atomically(to_table([entry()]), tmp_path / "a.parquet")
+    log_files.write_table(to_table([entry()]), tmp_path / "a.parquet")
 
-    assert steps == ["synced", "named"]
+    assert steps == ["synced", "named", "synced"], "the file, its name, the folder that has the name"
