@@ -5,20 +5,24 @@ from feast import Field, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, UnixTimestamp
 
-from feature_repo.request_fields import FIELDS, RequestField
+from feature_repo.request_fields import FIELDS
 from feature_repo.views import field, restaurant_stats
-
-
-def limits(one: RequestField) -> dict[str, float]:
-    """As tags; the maximum of the API where it is one of the world, too."""
-    return {"minimum": one.minimum} | ({"maximum": one.maximum} if one.name == "distance_km" else {})
-
 
 order_request = RequestSource(
     name="order_request",
     schema=[
         field("placed_at", UnixTimestamp, "instant", "when the order is placed; the instant of the prediction"),
-        *[field(one.name, Int64 if one.whole else Float64, one.unit, one.description, **limits(one)) for one in FIELDS],
+        *[
+            field(
+                one.name,
+                Int64 if one.whole else Float64,
+                one.unit,
+                one.description,
+                minimum=one.minimum,
+                maximum=one.maximum,
+            )
+            for one in FIELDS
+        ],
     ],
     description="What is known about an order at the instant at which it is placed.",
 )

@@ -21,18 +21,13 @@ from feature_repo.orders.schema import (
     STATUSES,
 )
 from feature_repo.quality.suite import Expectation
+from feature_repo.request_fields import FIELDS, RequestField
 from feature_repo.window import Window
 
 ID_COLUMNS = tuple(name for name in ORDER_SCHEMA if name.endswith("_id"))
 
 MAX_DELIVERY_MINUTES = 24 * 60
 """For ASAP orders. A scheduled order's duration says when it was wanted; it is bounded by the lateness horizon."""
-MAX_DISTANCE_KM = 100.0
-# In any currency, and far beyond every order: what these keep out is no order, and sums of it in whole cents or seconds
-# would not fit into 64 bits, which ends the computation of every later hour.
-MAX_ORDER_VALUE = 1e9
-MAX_ITEM_COUNT = 1e6
-MAX_PROMISED_MINUTES = 30 * 24 * 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +179,7 @@ def _value_rules() -> list[RowRule]:
             "no NaN, no infinity",
             pl.format("one of {} is NaN or infinite; an unknown value is null", pl.lit(", ".join(floats))),
         ),
-        _range("distance_km", 0, MAX_DISTANCE_KM),
-        _range("order_value", 0, MAX_ORDER_VALUE),
-        _range("item_count", 1, MAX_ITEM_COUNT),
-        _range("promised_minutes", 0, MAX_PROMISED_MINUTES),
+        *[_range(field) for field in FIELDS],
     ]
 
 
@@ -196,11 +188,10 @@ def flag(name: str, holds: pl.Expr, threshold: str, reason: pl.Expr) -> RowRule:
     return RowRule(Expectation.holds(name), threshold, reason, holds)
 
 
-def _range(column: str, minimum: float, maximum: float) -> RowRule:
-    arguments = {"column": column, "min_value": minimum, "max_value": maximum}
-    threshold = f"{minimum:g} to {maximum:g}" if maximum < 1e4 else f"at least {minimum:g}, at most {maximum:,.0f}"
-    reason = pl.format("{} {} is not {}", pl.lit(column), pl.col(column), pl.lit(threshold))
-    return RowRule(Expectation(column, "ExpectColumnValuesToBeBetween", arguments), threshold, reason)
+def _range(field: RequestField) -> RowRule:
+    arguments = {"column": field.name, "min_value": field.minimum, "max_value": field.maximum}
+    reason = pl.format("{} {} is not {}", pl.lit(field.name), pl.col(field.name), pl.lit(field.bounds))
+    return RowRule(Expectation(field.name, "ExpectColumnValuesToBeBetween", arguments), field.bounds, reason)
 
 
 def _in_order() -> list[pl.Expr]:

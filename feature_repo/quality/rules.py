@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from config import Settings
+from feature_repo.request_fields import FIELDS
 
 Severity = Literal["reject", "warn", "stop"]
 """`reject`: the rows go to the quarantine. `warn`: people are told. `stop`: the whole batch is refused."""
@@ -87,10 +88,7 @@ _RULES = (
     _row("delivery_minutes", "an ASAP order takes at most 24 hours"),
     _row("updated_before_event", "`updated_at` is not before any of the order's times"),
     _row("finite_numbers", "no NaN, no infinity"),
-    _row("distance_km", "0 to 100"),
-    _row("order_value", "at least 0, at most 1,000,000,000"),
-    _row("item_count", "at least 1, at most 1,000,000"),
-    _row("promised_minutes", "at least 0, at most 43,200 (30 days)"),
+    *[_row(field.name, field.bounds) for field in FIELDS],
     _row("conflicting_version", "one version for an `order_id` and `updated_at`"),
     _row("duplicate_version", "each version once"),
     _row("order_changed", "restaurant and time of placing (to a minute) are those of the order's first version"),
