@@ -40,7 +40,7 @@ def prepare(orders: str, mapping: str) -> None:
     """Ingest the file, compute its features and store the training set; where it is, is noted in `DATASET`."""
     from feature_repo import pipeline
     from feature_repo.orders import __main__ as ingest
-    from feature_repo.orders.landing import read_watermark
+    from feature_repo.orders.watermark import read_watermark
     from feature_repo.store import apply
     from feature_repo.window import Window, floor_hour
     from training.dataset import build_dataset

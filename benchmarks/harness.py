@@ -102,6 +102,21 @@ def table(measurements: Sequence[Measurement], anchor: str) -> str:
     return "\n".join(lines)
 
 
+def prepare_apart(function: Callable[..., object], *arguments: Any) -> None:
+    """Prepare something in a process of its own: its memory and its imports are not those of the contenders.
+
+    Raises
+    ------
+    SystemExit
+        It failed.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
+
+
 def _in_own_process(contender: Contender, arguments: Mapping[str, Any]) -> tuple[float, float, Mapping[str, Any]]:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)

@@ -20,11 +20,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import Contender, compare
+from benchmarks.harness import Contender, compare, prepare_apart
 from benchmarks.training import history_key
 
 if TYPE_CHECKING:
@@ -200,12 +199,7 @@ CONTENDERS: dict[str, Contender] = {
 def main() -> None:
     """Make the history, then measure."""
     os.environ |= {"ETA_DATA_DIR": str(PLACE / "data")}
-    # In a process of its own, so that its memory is not that of the contenders.
-    process = get_context("spawn").Process(target=prepare)
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(process.exitcode)
+    prepare_apart(prepare)
     only_usual = [name for name in CONTENDERS if name not in ("oracle", "ours")]
     compare(
         "oracle",

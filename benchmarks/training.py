@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import Contender, compare
+from benchmarks.harness import Contender, compare, prepare_apart
 
 if TYPE_CHECKING:
     from config import Settings
@@ -170,15 +170,9 @@ def _given(orders: int) -> tuple[Settings, ModelSpec]:
 
 def main() -> None:
     """Make the histories, then measure."""
-    import multiprocessing
-
     for orders in SIZES.values():
-        # In a process of its own: the definitions hold the data directory that they were imported under.
-        process = multiprocessing.get_context("spawn").Process(target=prepare, args=(orders,))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise SystemExit(process.exitcode)
+        # The definitions hold the data directory that they were imported under.
+        prepare_apart(prepare, orders)
     compare(
         "training",
         CONTENDERS,

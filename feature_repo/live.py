@@ -127,7 +127,7 @@ def landed_until(settings: Settings, now: datetime | None = None) -> datetime:
     LiveUnavailable
         None have landed at all.
     """
-    from feature_repo.orders.landing import read_watermark
+    from feature_repo.orders.watermark import read_watermark
     from feature_repo.transforms.spec import LIVE_STEP
 
     landed = read_watermark(settings)
@@ -138,7 +138,7 @@ def landed_until(settings: Settings, now: datetime | None = None) -> datetime:
 
 def may_be_ahead_until(computed_until: datetime, settings: Settings) -> datetime:
     """Until when online rows of live views may be newer than the computed hours: a refresh needs its orders landed."""
-    from feature_repo.orders.landing import read_watermark
+    from feature_repo.orders.watermark import read_watermark
 
     landed = read_watermark(settings)
     return max(computed_until, landed.complete_until) if landed else computed_until

@@ -147,7 +147,7 @@ def _registering(settings: Settings) -> Iterator[Callable[[], str | None]]:
 
 def _notes(settings: Settings) -> list[str]:
     """What a person should know of the history: nothing computed yet, a part of it left out, or a record lost."""
-    from feature_repo.orders.landing import LandingError
+    from feature_repo.orders.watermark import LandingError
     from feature_repo.pipeline import nothing_computed
     from feature_repo.transforms.coverage import CoverageLost, left_out
 

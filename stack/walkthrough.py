@@ -260,7 +260,7 @@ def _land(settings: Settings, own: Own, narrator: Narrator) -> str:
         for line in report.summary().splitlines():
             narrator.say(line.rstrip())
         return f"{own.orders} through {own.mapping}"
-    from feature_repo.orders.landing import read_watermark
+    from feature_repo.orders.watermark import read_watermark
     from simulator.generate import advance, write_history
 
     now = floor_hour(datetime.now(UTC))
@@ -277,7 +277,7 @@ def _land(settings: Settings, own: Own, narrator: Narrator) -> str:
 
 
 def _span(settings: Settings) -> tuple[datetime, datetime]:
-    from feature_repo.orders.landing import read_watermark
+    from feature_repo.orders.watermark import read_watermark
 
     watermark = read_watermark(settings)
     if watermark is None:

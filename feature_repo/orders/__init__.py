@@ -1,14 +1,7 @@
 """Orders: their canonical form, how they arrive, and how their history is read."""
 
 from feature_repo.orders.history import latest_orders, order_versions
-from feature_repo.orders.landing import (
-    LandingError,
-    SourceNotReady,
-    Watermark,
-    read_landing,
-    read_watermark,
-    write_watermark,
-)
+from feature_repo.orders.landing import SourceNotReady, read_landing
 from feature_repo.orders.schema import (
     BATCH_SCHEMA,
     LAKE_SCHEMA,
@@ -18,6 +11,7 @@ from feature_repo.orders.schema import (
     orders_table,
     quarantine_table,
 )
+from feature_repo.orders.watermark import LandingError, Watermark, read_watermark, write_watermark
 
 __all__ = [
     "BATCH_SCHEMA",

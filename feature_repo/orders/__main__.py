@@ -11,9 +11,9 @@ from pathlib import Path
 
 from config import get_settings
 from feature_repo.orders.decisions import HELP, parse_allowed
-from feature_repo.orders.landing import LandingError
 from feature_repo.orders.mapping import bring_in
 from feature_repo.orders.mapping_file import MappingError
+from feature_repo.orders.watermark import LandingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

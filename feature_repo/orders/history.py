@@ -8,8 +8,8 @@ import polars as pl
 
 from config import Settings
 from feature_repo.orders.fold import latest
-from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import LAKE_SCHEMA, orders_table
+from feature_repo.orders.watermark import corrections
 from feature_repo.request_fields import REQUEST_FIELDS
 from feature_repo.window import HOUR, Window, as_utc, floor_hour
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import polars as pl
 
 from config import Settings
-from feature_repo.files import write_atomically
 from feature_repo.lake import TIMESTAMP
 from feature_repo.orders.landed import Landed, files_before, list_days, new_files, read_landed
 from feature_repo.orders.landing_ids import can_hold_ids, read_ids
@@ -32,26 +31,10 @@ from feature_repo.orders.schema import (
 from feature_repo.orders.watermark import (
     LandingError,
     Watermark,
-    corrections,
     read_watermark,
     watermark_file,
-    write_watermark,
 )
 from feature_repo.window import DAY, Moments, Window, floor, floor_hour
-
-__all__ = [
-    "LandingError",
-    "Reading",
-    "SourceNotReady",
-    "Watermark",
-    "corrections",
-    "read_landing",
-    "read_watermark",
-    "read_window",
-    "watermark_file",
-    "write_atomically",
-    "write_watermark",
-]
 
 logger = logging.getLogger(__name__)
 

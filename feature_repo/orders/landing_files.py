@@ -13,9 +13,9 @@ import polars as pl
 from config import Settings
 from feature_repo.files import replace_file
 from feature_repo.lake import TIMESTAMP
-from feature_repo.orders.landing import Watermark
 from feature_repo.orders.mapping_file import Mapping
 from feature_repo.orders.schema import LANDING_SCHEMA, REFUSAL_SCHEMA
+from feature_repo.orders.watermark import Watermark
 
 _FILE_SCHEMA = {**LANDING_SCHEMA, **REFUSAL_SCHEMA}
 

@@ -17,7 +17,6 @@ from feature_repo.orders.conversion import convert, count_filtered, judge
 from feature_repo.orders.conversion.judging import first_rule
 from feature_repo.orders.decisions import Allowed
 from feature_repo.orders.fold import count_withdrawn
-from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.orders.landing_files import place_refused, write_days
 from feature_repo.orders.mapping_file import Mapping, MappingError, load_mapping
 from feature_repo.orders.ownership import Record, landing_lock, require_own_landing, write_record
@@ -30,6 +29,7 @@ from feature_repo.orders.source import (
     reading_notes,
     written_at,
 )
+from feature_repo.orders.watermark import Watermark, write_watermark
 from feature_repo.window import HOUR, MINUTE, as_utc, floor, floor_hour
 
 __all__ = ["IngestReport", "bring_in"]

@@ -14,8 +14,8 @@ from typing import Any
 from config import Settings
 from feature_repo.files import write_atomically
 from feature_repo.orders.columns import mapping_record
-from feature_repo.orders.landing import Watermark, read_watermark
 from feature_repo.orders.mapping_file import Mapping, MappingError, Time
+from feature_repo.orders.watermark import Watermark, read_watermark
 
 
 @contextmanager

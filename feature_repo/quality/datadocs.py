@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import Settings
-from feature_repo.orders.landing import write_atomically
+from feature_repo.files import write_atomically
 from feature_repo.quality.results import ValidationReport
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 
 from config import Settings
-from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import BATCH_SCHEMA, LAKE_SCHEMA, QUARANTINE_SCHEMA, REQUIRED_COLUMNS, row_text
+from feature_repo.orders.watermark import corrections
 from feature_repo.quality import shift, withdrawn
 from feature_repo.quality.baseline import baseline_for
 from feature_repo.quality.datadocs import write_page

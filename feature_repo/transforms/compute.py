@@ -17,8 +17,8 @@ import polars as pl
 from config import Settings
 from feature_repo.lake import TIMESTAMP, PartitionedTable
 from feature_repo.orders.columns import absent_columns
-from feature_repo.orders.landing import corrections
 from feature_repo.orders.schema import orders_table
+from feature_repo.orders.watermark import corrections
 from feature_repo.transforms import facts, fold, state, tiles, windows
 from feature_repo.transforms.engine import engine, evaluate, hand_over, keep, running_sums, scan, together
 from feature_repo.transforms.spec import ViewTransform

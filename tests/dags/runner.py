@@ -72,7 +72,7 @@ def cover(until: str) -> None:
 def land(since: str) -> None:
     """Note that orders have landed since an instant, and go on."""
     from config import get_settings
-    from feature_repo.orders.landing import Watermark, write_watermark
+    from feature_repo.orders.watermark import Watermark, write_watermark
 
     end = datetime.fromisoformat("2027-01-01T00:00+00:00")
     write_watermark(get_settings(), Watermark(end, "test", datetime.fromisoformat(since)))

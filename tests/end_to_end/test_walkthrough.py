@@ -13,7 +13,7 @@ import pytest
 
 from config import Settings, get_settings
 from feature_repo.locking import holder_of
-from feature_repo.orders.landing import Watermark, write_watermark
+from feature_repo.orders.watermark import Watermark, write_watermark
 from feature_repo.window import HOUR
 from stack import walkthrough
 from tests.conftest import PATIENT_MS, free_port

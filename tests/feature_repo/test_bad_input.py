@@ -12,8 +12,8 @@ import pytest
 
 from config import Settings
 from feature_repo import pipeline
-from feature_repo.orders.landing import LandingError
 from feature_repo.orders.schema import LAKE_SCHEMA, orders_table, quarantine_table
+from feature_repo.orders.watermark import LandingError
 from feature_repo.window import DAY, HOUR, Window
 from tests.feature_repo.orders.builders import NOON, complete, land, landing_frame, minutes, placed, version
 

@@ -14,18 +14,15 @@ from feature_repo import live, pipeline
 from feature_repo.__main__ import main
 from feature_repo.lake import PartitionedTable
 from feature_repo.locking import exclusive
-from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.orders.schema import LANDING_SCHEMA
-from feature_repo.quality import features as quality_features
-from feature_repo.quality import orders as quality_orders
-from feature_repo.quality import shift
+from feature_repo.orders.watermark import Watermark, write_watermark
 from feature_repo.transforms.coverage import Coverage, CoverageLost, left_out, read_coverage, write_coverage
 from feature_repo.transforms.replaced import read_replaced
 from feature_repo.transforms.tables import feature_table, tile_table
 from feature_repo.transforms.versions import note_span
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import DAY, HOUR, Window
-from tests.feature_repo.test_retraction import passing_suite
+from tests.feature_repo import quick
 
 END = datetime(2026, 5, 6, 12, tzinfo=UTC)
 START = END - 20 * DAY
@@ -34,12 +31,7 @@ LAST = Window(END - HOUR, END)
 
 @pytest.fixture(autouse=True)
 def zones_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for view in set(TRANSFORMS) - {"zone_stats"}:
-        monkeypatch.delitem(TRANSFORMS, view)
-    for module in (quality_features, quality_orders, shift):
-        monkeypatch.setattr(module, "run_suite", passing_suite)
-    for module in (quality_features, quality_orders):
-        monkeypatch.setattr(module, "write_page", lambda *_: None)
+    quick.only(["zone_stats"], monkeypatch)
 
 
 @pytest.fixture

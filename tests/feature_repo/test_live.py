@@ -12,8 +12,9 @@ import pytest
 from config import Settings
 from feature_repo import live, pipeline
 from feature_repo.__main__ import main
-from feature_repo.orders.landing import SourceNotReady, Watermark, write_watermark
+from feature_repo.orders.landing import SourceNotReady
 from feature_repo.orders.schema import LANDING_SCHEMA, orders_table
+from feature_repo.orders.watermark import Watermark, write_watermark
 from feature_repo.store import apply, feature_store
 from feature_repo.stores.redis_online import LatestWinsRedisOnlineStore
 from feature_repo.transforms.spec import LIVE_STEP

@@ -14,8 +14,9 @@ from feature_repo import pipeline
 from feature_repo.__main__ import main
 from feature_repo.catalog import batch_views
 from feature_repo.locking import AnotherRunHolds, exclusive
-from feature_repo.orders.landing import SourceNotReady, Watermark, write_watermark
+from feature_repo.orders.landing import SourceNotReady
 from feature_repo.orders.schema import LANDING_SCHEMA, orders_table, quarantine_table
+from feature_repo.orders.watermark import Watermark, write_watermark
 from feature_repo.quality import features as quality
 from feature_repo.store import apply, feature_store
 from feature_repo.transforms.tables import feature_table

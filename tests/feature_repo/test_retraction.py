@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,12 +22,8 @@ from config import Settings
 from feature_repo import live, pipeline
 from feature_repo.__main__ import main
 from feature_repo.lake import PartitionedTable
-from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.orders.schema import LANDING_SCHEMA, orders_table
-from feature_repo.quality import features as quality_features
-from feature_repo.quality import orders as quality_orders
-from feature_repo.quality import shift
-from feature_repo.quality.suite import Expectation, Outcome
+from feature_repo.orders.watermark import Watermark, write_watermark
 from feature_repo.store import apply, feature_store
 from feature_repo.stores import audit, retract
 from feature_repo.stores.encoding import stamps
@@ -37,6 +33,7 @@ from feature_repo.transforms import replaced
 from feature_repo.transforms.coverage import read_coverage
 from feature_repo.transforms.views import LIVE, TRANSFORMS
 from feature_repo.window import DAY, HOUR, Window
+from tests.feature_repo import quick
 
 END = datetime(2026, 5, 6, 12, tzinfo=UTC)  # a Wednesday
 START = END - 3 * DAY
@@ -47,20 +44,8 @@ EVENT = "_ts:customer_stats"
 
 
 def _only_what_matters(patched: pytest.MonkeyPatch) -> None:
-    """A view with a weekly beat and a lifetime, and a live one; checks that pass: the others would only take time."""
-    for view in set(TRANSFORMS) - set(VIEWS):
-        patched.delitem(TRANSFORMS, view)
-    for module in (quality_features, quality_orders, shift):
-        patched.setattr(module, "run_suite", passing_suite)
-    for module in (quality_features, quality_orders):
-        patched.setattr(module, "write_page", lambda *_: None)
-
-
-def passing_suite(
-    _name: str, _frame: Any, expectations: Sequence[Expectation], _kept: Any = None
-) -> dict[str, Outcome]:
-    """What Great Expectations says of rows that are in order."""
-    return {each.rule: Outcome(True, [], None) for each in expectations}
+    """A view with a weekly beat and a lifetime, and a live one."""
+    quick.only(VIEWS, patched)
 
 
 @pytest.fixture(autouse=True)

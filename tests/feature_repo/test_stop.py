@@ -11,8 +11,8 @@ import redis
 
 from config import Settings
 from feature_repo import pipeline
-from feature_repo.orders.landing import LandingError
 from feature_repo.orders.schema import orders_table, quarantine_table
+from feature_repo.orders.watermark import LandingError
 from feature_repo.store import apply
 from feature_repo.transforms import compute
 from feature_repo.window import HOUR, Window

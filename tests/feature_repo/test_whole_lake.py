@@ -15,12 +15,9 @@ import pytest
 from config import Settings
 from feature_repo import live, pipeline
 from feature_repo.lake import CorruptPartition, PartitionedTable
-from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.orders.refused import RefusedBefore, read_refused
 from feature_repo.orders.schema import LANDING_SCHEMA, orders_table, quarantine_table
-from feature_repo.quality import features as quality_features
-from feature_repo.quality import orders as quality_orders
-from feature_repo.quality import shift
+from feature_repo.orders.watermark import Watermark, write_watermark
 from feature_repo.quality.results import ValidationReport
 from feature_repo.quality.suite import Expectation, Outcome
 from feature_repo.stores.audit import AuditReport, Bounds
@@ -29,6 +26,7 @@ from feature_repo.transforms.coverage import HistoryMissing, covered_hours, read
 from feature_repo.transforms.tables import feature_table, tile_table
 from feature_repo.transforms.views import TRANSFORMS
 from feature_repo.window import DAY, HOUR, Window
+from tests.feature_repo import quick
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -53,14 +51,8 @@ def flags(
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One view, and no pages."""
-    for view in set(TRANSFORMS) - {"zone_stats"}:
-        monkeypatch.delitem(TRANSFORMS, view)
-    for module in (quality_features, quality_orders, shift):
-        monkeypatch.setattr(module, "run_suite", flags)
-    for module in (quality_features, quality_orders):
-        monkeypatch.setattr(module, "write_page", lambda *_: None)
+def one_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick.only(["zone_stats"], monkeypatch, flags)
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_up_says_why_the_features_could_not_be_registered(
 def test_status_tells_of_a_history_that_was_left_out(own_settings: Settings) -> None:
     from datetime import UTC, datetime
 
-    from feature_repo.orders.landing import Watermark, write_watermark
+    from feature_repo.orders.watermark import Watermark, write_watermark
     from feature_repo.transforms.coverage import Coverage, write_coverage
     from feature_repo.window import DAY
 

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from config import Settings
-from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.orders.schema import LAKE_SCHEMA, LANDING_SCHEMA, ORDER_SCHEMA
+from feature_repo.orders.watermark import Watermark, write_watermark
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 

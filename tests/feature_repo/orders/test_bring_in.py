@@ -14,10 +14,10 @@ import yaml
 
 from feature_repo.orders import orders_table, read_landing, read_watermark
 from feature_repo.orders.__main__ import main
-from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.orders.mapping import bring_in
 from feature_repo.orders.mapping_file import MappingError
 from feature_repo.orders.schema import LAKE_SCHEMA
+from feature_repo.orders.watermark import Watermark, write_watermark
 from feature_repo.window import Window
 from tests.feature_repo.orders.builders import NOON, land, placed
 

@@ -17,8 +17,9 @@ from feature_repo.orders import (
     read_watermark,
 )
 from feature_repo.orders.landed import note_read
-from feature_repo.orders.landing import read_window, watermark_file, write_watermark
+from feature_repo.orders.landing import read_window
 from feature_repo.orders.schema import BATCH_SCHEMA, LAKE_SCHEMA, LANDING_SCHEMA, quarantine_table, row_text
+from feature_repo.orders.watermark import watermark_file, write_watermark
 from feature_repo.window import DAY, HOUR, Window
 from tests.feature_repo.orders.builders import NOON, complete, land, landing_frame, minutes, placed, version
 

@@ -9,10 +9,10 @@ import pytest
 
 from config import Settings
 from feature_repo.orders import read_watermark
-from feature_repo.orders.landing import Watermark, write_watermark
 from feature_repo.orders.mapping_file import MappingError
 from feature_repo.orders.ownership import read_record
 from feature_repo.orders.span import Group, Landed, groups_of, landed_void, require_no_void, set_aside
+from feature_repo.orders.watermark import Watermark, write_watermark
 from feature_repo.window import DAY
 from stack.summary import _allowed
 from stack.walkthrough import WalkError, _span
