@@ -27,6 +27,7 @@ USUAL_SHARE = 0.05
 BLOCK_ROWS = 500
 """Shares are those of the last one to two blocks of rows."""
 FEWEST_ROWS = 100
+JUDGED_EVERY_ROWS = 20
 MARGIN, DEVIATIONS = 0.1, 4.0
 """A share is too large if it is above training's by so much and by so many standard errors: no false alarm in 300,000
 orders whose shares are those of training (a test simulates it). A view that is gone is found in 100 orders."""
@@ -92,7 +93,9 @@ class Absence:
         self._lock = threading.Lock()
         self._counts = [_Counts() for _ in self.views]
         self._too_large: frozenset[int] = frozenset()
+        self._unjudged = 0
         self.reasons = lru_cache(maxsize=1_024)(self._reasons)  # few combinations occur
+        self._missing = lru_cache(maxsize=1_024)(self._of_row)
 
     def _reasons(self, statuses: bytes, named: Named) -> tuple[str, ...]:
         """Why an answer of these inputs is degraded; `named` tells whether the entity of each view is known."""
@@ -139,14 +142,27 @@ class Absence:
         """Count rows that were answered; those of a store that did not answer say nothing."""
         with self._lock:
             for row, whose in zip(statuses, named, strict=True):
-                for counts, places, is_named in zip(self._counts, self._places, whose, strict=True):
-                    found = {row[place] for place in places}
-                    if is_named and found and FeatureStatus.UNAVAILABLE not in found:
-                        counts.add(not found & _GIVEN)
-            too_large = frozenset(view for view in range(len(self.views)) if self._is_too_large(view))
-            if too_large != self._too_large:
-                self._too_large = too_large
-                self.reasons.cache_clear()
+                for counts, is_missing in zip(self._counts, self._missing(row, whose), strict=True):
+                    if is_missing is not None:
+                        counts.add(is_missing)
+            self._unjudged += len(statuses)
+            if self._unjudged >= JUDGED_EVERY_ROWS:
+                self._judge()
+
+    def _of_row(self, statuses: bytes, named: Named) -> tuple[bool | None, ...]:
+        """Of each view, whether it has nothing for this row; None where nobody asked it, or it did not answer."""
+        found = [{statuses[place] for place in places} for places in self._places]
+        return tuple(
+            not view & _GIVEN if is_named and view and FeatureStatus.UNAVAILABLE not in view else None
+            for view, is_named in zip(found, named, strict=True)
+        )
+
+    def _judge(self) -> None:
+        self._unjudged = 0
+        too_large = frozenset(view for view in range(len(self.views)) if self._is_too_large(view))
+        if too_large != self._too_large:
+            self._too_large = too_large
+            self.reasons.cache_clear()
 
     def shares(self) -> list[Share]:
         """Of each view that was asked for."""

@@ -204,9 +204,12 @@ def interval_parts(evidence: Evidence, threshold: float) -> GateResult:
     def noise(part: Mapping[str, Any]) -> float:
         return float(errors * math.sqrt(spread / part["rows"] + spread / part["offsets_from"]))
 
+    def is_degraded(part: Mapping[str, Any]) -> bool:
+        return bool(part["kind"] == "absent")
+
     def beyond(part: Mapping[str, Any]) -> float:
-        allowance = DEGRADED_ALLOWANCE if part.get("kind") == "absent" else 1.0
-        return max(0.0, abs(float(part["coverage"]) - NOMINAL_COVERAGE) - noise(part)) / allowance
+        distance = max(0.0, abs(float(part["coverage"]) - NOMINAL_COVERAGE) - noise(part))
+        return distance / DEGRADED_ALLOWANCE if is_degraded(part) else distance
 
     bad = sorted((part for part in judged if not beyond(part) <= threshold), key=beyond, reverse=True)
     worst = max(judged, key=lambda part: (beyond(part), abs(part["coverage"] - NOMINAL_COVERAGE)))
@@ -214,9 +217,15 @@ def interval_parts(evidence: Evidence, threshold: float) -> GateResult:
         f"{part['coverage']:.1%} of {part['rows']} rows, {part['part']} (noise {noise(part):.1%})"
         for part in bad or [worst]
     )
-    span = f"{NOMINAL_COVERAGE - threshold:.0%} to {NOMINAL_COVERAGE + threshold:.0%}"
+    span = _around_nominal(threshold)
+    if any(map(is_degraded, bad or judged)):
+        span += f" (without a view {_around_nominal(DEGRADED_ALLOWANCE * threshold)})"
     head = f"not within {span}: the interval holds" if bad else f"all {len(judged)} parts within {span}, the worst is"
     return GateResult(name, beyond(worst), threshold, not bad, f"{head} {told}")
+
+
+def _around_nominal(distance: float) -> str:
+    return f"{NOMINAL_COVERAGE - distance:.0%} to {NOMINAL_COVERAGE + distance:.0%}"
 
 
 def refit_agrees(evidence: Evidence, threshold: float) -> GateResult:
