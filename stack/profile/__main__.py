@@ -18,7 +18,7 @@ import duckdb
 
 from config import Settings, get_settings
 from feature_repo.orders.mapping_file import MappingError
-from feature_repo.orders.source import count_rows, hide_password, source_columns
+from feature_repo.orders.source import count_rows, hide_password
 from stack.profile import allowed, columns, form, proposal
 
 
@@ -38,9 +38,11 @@ def profile(orders: str, table: str | None, settings: Settings) -> tuple[str, bo
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_progress_bar = false")
         read = form.load(connection, orders, table)
-        nulls = form.null_words(connection, [f'CAST("{name}" AS VARCHAR)' for name in source_columns(connection)])
+        nulls = form.null_words(connection)
         looked = columns.look(connection, nulls)
         made = proposal.propose(connection, _name(orders, table), read, nulls, looked)
+        if (parts := form.count_parts(connection)) > 1:
+            made.questions.append(f"{parts} kinds of files, of other columns or types: only the first was looked at")
         rows = count_rows(connection)
         text = proposal.render(made, looked)
         said = [f"{rows:,} rows read from {hide_password(orders)}, {len(looked)} columns"]

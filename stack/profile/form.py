@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from feature_repo.orders.mapping_file import MappingError, Read
-from feature_repo.orders.source import load_source
+from feature_repo.orders.source import hide_password, load_source, quoted, source_columns
 
 _ENCODINGS = ("utf-8", "cp1252")
 _NULL_WORDS = ("", "NULL", "null", "NA", "N/A", "None", "nan", "NaN", "-")
@@ -30,13 +30,19 @@ def load(connection: duckdb.DuckDBPyConnection, orders: str, table: str | None =
     return _load_as(connection, orders, [Read(format="csv", encoding=name) for name in _ENCODINGS])
 
 
-def null_words(connection: duckdb.DuckDBPyConnection, columns: list[str]) -> list[str]:
+def null_words(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """Texts of the source that mean that nothing is known, the empty one first."""
     found = {""}
-    for column in columns:
-        query = f"SELECT DISTINCT trim({column}) FROM source WHERE trim({column}) IN {_NULL_WORDS[1:]}"
+    for name in source_columns(connection):
+        text = f"trim(CAST({quoted(name)} AS VARCHAR))"
+        query = f"SELECT DISTINCT {text} FROM source WHERE {text} IN {_NULL_WORDS[1:]}"
         found |= {str(row[0]) for row in connection.execute(query).fetchall()}
     return [word for word in _NULL_WORDS if word in found]
+
+
+def count_parts(connection: duckdb.DuckDBPyConnection) -> int:
+    """How many kinds of rows the source has: files whose columns or types differ."""
+    return int(connection.execute("SELECT count(DISTINCT part) FROM source_files").fetchall()[0][0])
 
 
 def _load_as(connection: duckdb.DuckDBPyConnection, orders: str, ways: list[Read]) -> Read:
@@ -65,7 +71,7 @@ def _only_table(orders: str) -> str:
     tables = _tables(orders)
     if len(tables) == 1:
         return tables[0]
-    raise MappingError(f"{_shown(orders)} has the tables {tables}: say which one has the orders with TABLE=")
+    raise MappingError(f"{hide_password(orders)} has the tables {tables}: say which one has the orders with TABLE=")
 
 
 def _tables(orders: str) -> list[str]:
@@ -81,13 +87,7 @@ def _tables(orders: str) -> list[str]:
     try:
         return sorted(inspect(create_engine(orders)).get_table_names())
     except (ArgumentError, NoSuchModuleError, ImportError, SQLAlchemyError) as error:
-        raise MappingError(f"{_shown(orders)} cannot be opened: {str(error).splitlines()[0]}") from error
-
-
-def _shown(orders: str) -> str:
-    from feature_repo.orders.source import hide_password
-
-    return hide_password(orders)
+        raise MappingError(f"{hide_password(orders)} cannot be opened: {str(error).splitlines()[0]}") from error
 
 
 def _begins_with(path: str, sign: bytes) -> bool:

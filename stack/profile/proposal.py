@@ -100,7 +100,7 @@ def render(made: Proposal, columns: Sequence[Column]) -> str:
     used = {guess.column.name for guess in made.guesses}
     rest = [column for column in columns if column.name not in used]
     lines += ["# Columns that are not used:"] * bool(rest)
-    lines += [f"#   {column.name}: {_what(column)}" for column in rest]
+    lines += [f"#   {' '.join(column.name.split())}: {_what(column)}" for column in rest]
     return "\n".join(lines)
 
 
@@ -255,5 +255,5 @@ def _yaml(text: str) -> str:
 def _what(column: Column) -> str:
     if not column.examples:
         return "empty"
-    shown = ", ".join(column.examples)[:60].replace("\n", " ")
+    shown = " ".join(", ".join(column.examples).split())[:60]
     return f"{column.distinct:,} values such as {shown}" + f"; {column.null_share:.0%} empty" * (column.null_share > 0)

@@ -172,6 +172,28 @@ def test_decimal_commas_other_encodings_and_words_for_nothing_become_options(tmp
     assert "read.encoding: the text is not UTF-8; cp1252 is a guess" in questions(told)
 
 
+def test_names_and_values_of_any_kind_leave_it_a_mapping(tmp_path, proposed):
+    lines = ['order-id,"store ""id""","placed\nat",delivered_at,"a note\r\nin lines"']
+    for at, row in enumerate(orders()):
+        lines.append(f'{at},s{at % 3},{row["createdAt"]},{row["actual_delivery_time"]},"one\n# two: three"')
+    (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
+    status, told, mapping = proposed(str(tmp_path / "x.csv"))
+    assert status == 0, told
+    assert mapping.columns["order_id"] == "order-id"
+    assert mapping.columns["placed_at"] == "placed\nat"
+    assert "# two: three" in told
+
+
+def test_files_of_several_kinds_are_told_as_one_of_them_was_looked_at(tmp_path, proposed):
+    times = pl.col("createdAt", "actual_delivery_time").str.to_datetime(time_zone="UTC")
+    frame = pl.DataFrame(orders()).with_columns(times)
+    frame.head(20).write_parquet(tmp_path / "1.parquet")
+    frame.tail(20).with_columns(pl.col("store_id").str.slice(1).cast(pl.Int64)).write_parquet(tmp_path / "2.parquet")
+    status, told, _ = proposed(str(tmp_path / "*.parquet"))
+    assert "2 kinds of files" in questions(told)
+    assert status == 0
+
+
 def test_parquet_keeps_its_types(tmp_path, proposed):
     instants = pl.col("createdAt", "actual_delivery_time").str.to_datetime(time_zone="UTC")
     pl.DataFrame(orders()).with_columns(instants).write_parquet(tmp_path / "x.parquet")
